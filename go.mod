@@ -1,0 +1,3 @@
+module github.com/veloq/veloq
+
+go 1.26
