@@ -1,0 +1,403 @@
+/*
+ * uring_linux.c: the driver over io_uring (liburing 2.3 or later). Staging writes straight into the
+ * kernel's submission array and completions are read from its ring: this file only sets the ring up,
+ * submits and waits.
+ */
+#define _GNU_SOURCE
+#include "uring_linux.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* Newer than liburing 2.3's headers; the values are the kernel's and the kernel is asked. */
+#define VQ__PBUF_RING_INC 2u
+#define VQ__OP_SEND_ZC	  47
+
+#define VQ__BUF_GROUP 0
+
+/* vq_sqe, vq_cqe and their numbers are io_uring's: hold that against the system's header. */
+#define SAME_OFFSET(a, af, b, bf)                                                                  \
+	_Static_assert(offsetof(a, af) == offsetof(struct b, bf), "layout of " #a "." #af)
+#define SAME(a, b) _Static_assert((unsigned int)(a) == (unsigned int)(b), #a " is " #b)
+
+_Static_assert(sizeof(vq_sqe) == sizeof(struct io_uring_sqe), "vq_sqe is io_uring_sqe");
+_Static_assert(sizeof(vq_cqe) == sizeof(struct io_uring_cqe), "vq_cqe is io_uring_cqe");
+_Static_assert(sizeof(vq_buf) == sizeof(struct io_uring_buf), "vq_buf is io_uring_buf");
+_Static_assert(sizeof(vq_msghdr) == sizeof(struct msghdr), "vq_msghdr is msghdr");
+_Static_assert(sizeof(vq_iovec) == sizeof(struct iovec), "vq_iovec is iovec");
+_Static_assert(sizeof(vq_timespec) == sizeof(struct __kernel_timespec), "vq_timespec");
+SAME_OFFSET(vq_sqe, opcode, io_uring_sqe, opcode);
+SAME_OFFSET(vq_sqe, flags, io_uring_sqe, flags);
+SAME_OFFSET(vq_sqe, mode, io_uring_sqe, ioprio);
+SAME_OFFSET(vq_sqe, fd, io_uring_sqe, fd);
+SAME_OFFSET(vq_sqe, off, io_uring_sqe, off);
+SAME_OFFSET(vq_sqe, addr, io_uring_sqe, addr);
+SAME_OFFSET(vq_sqe, len, io_uring_sqe, len);
+SAME_OFFSET(vq_sqe, op_flags, io_uring_sqe, msg_flags);
+SAME_OFFSET(vq_sqe, user_data, io_uring_sqe, user_data);
+SAME_OFFSET(vq_sqe, buf_group, io_uring_sqe, buf_group);
+SAME_OFFSET(vq_cqe, user_data, io_uring_cqe, user_data);
+SAME_OFFSET(vq_cqe, res, io_uring_cqe, res);
+SAME_OFFSET(vq_cqe, flags, io_uring_cqe, flags);
+SAME_OFFSET(vq_buf, addr, io_uring_buf, addr);
+SAME_OFFSET(vq_buf, len, io_uring_buf, len);
+SAME_OFFSET(vq_buf, index, io_uring_buf, bid);
+SAME_OFFSET(vq_buf, tail, io_uring_buf, resv);
+SAME_OFFSET(vq_msghdr, name, msghdr, msg_name);
+SAME_OFFSET(vq_msghdr, iov, msghdr, msg_iov);
+SAME_OFFSET(vq_msghdr, iov_count, msghdr, msg_iovlen);
+SAME_OFFSET(vq_msghdr, control, msghdr, msg_control);
+SAME_OFFSET(vq_msghdr, flags, msghdr, msg_flags);
+SAME(VQ_OP_NOP, IORING_OP_NOP);
+SAME(VQ_OP_POLL, IORING_OP_POLL_ADD);
+SAME(VQ_OP_SENDMSG, IORING_OP_SENDMSG);
+SAME(VQ_OP_RECVMSG, IORING_OP_RECVMSG);
+SAME(VQ_OP_TIMEOUT, IORING_OP_TIMEOUT);
+SAME(VQ_OP_TIMEOUT_UPDATE, IORING_OP_TIMEOUT_REMOVE);
+SAME(VQ_OP_ACCEPT, IORING_OP_ACCEPT);
+SAME(VQ_OP_CANCEL, IORING_OP_ASYNC_CANCEL);
+SAME(VQ_OP_CONNECT, IORING_OP_CONNECT);
+SAME(VQ_OP_CLOSE, IORING_OP_CLOSE);
+SAME(VQ_OP_SEND, IORING_OP_SEND);
+SAME(VQ_OP_RECV, IORING_OP_RECV);
+SAME(VQ_OP_SHUTDOWN, IORING_OP_SHUTDOWN);
+SAME(VQ_SQE_LINK, IOSQE_IO_LINK);
+SAME(VQ_SQE_MAY_BLOCK, IOSQE_ASYNC);
+SAME(VQ_SQE_BUFFER_SELECT, IOSQE_BUFFER_SELECT);
+SAME(VQ_SQE_SKIP_SUCCESS, IOSQE_CQE_SKIP_SUCCESS);
+SAME(VQ_RECV_MULTISHOT, IORING_RECV_MULTISHOT);
+SAME(VQ_ACCEPT_MULTISHOT, IORING_ACCEPT_MULTISHOT);
+SAME(VQ_POLL_MULTISHOT, IORING_POLL_ADD_MULTI);
+SAME(VQ_TIMEOUT_UPDATE, IORING_TIMEOUT_UPDATE);
+SAME(VQ_MSG_DONTWAIT, MSG_DONTWAIT);
+SAME(VQ_MSG_WAITALL, MSG_WAITALL);
+SAME(VQ_MSG_NOSIGNAL, MSG_NOSIGNAL);
+SAME(VQ_SOCK_CLOEXEC, SOCK_CLOEXEC);
+SAME(VQ_SHUT_WR, SHUT_WR);
+SAME(VQ_CQE_BUFFER, IORING_CQE_F_BUFFER);
+SAME(VQ_CQE_MORE, IORING_CQE_F_MORE);
+SAME(VQ_CQE_NOTIF, IORING_CQE_F_NOTIF);
+SAME(VQ_CQE_BUFFER_SHIFT, IORING_CQE_BUFFER_SHIFT);
+SAME(VQ_SQ_CQ_OVERFLOW, IORING_SQ_CQ_OVERFLOW);
+SAME(VQ_SQ_TASKRUN, IORING_SQ_TASKRUN);
+SAME(VQ_ENOBUFS, ENOBUFS);
+SAME(VQ_ECANCELED, ECANCELED);
+SAME(VQ_ETIME, ETIME);
+SAME(VQ_EALREADY, EALREADY);
+
+int vq__uring_enter_syscall(unsigned int fd, unsigned int to_submit, unsigned int min_complete,
+			    unsigned int flags)
+{
+	return io_uring_enter2(fd, to_submit, min_complete, flags, NULL, _NSIG / 8);
+}
+
+/* Best first. Each rung drops what an older kernel answers EINVAL to. */
+static const struct {
+	uint32_t caps;
+	uint32_t flags;
+} rungs[] = {
+	/* 6.1 */
+	{ VQ_CAP_SINGLE_ISSUER | VQ_CAP_DEFER_TASKRUN | VQ_CAP_TASKRUN_FLAG | VQ_CAP_SUBMIT_ALL,
+	  IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+		  IORING_SETUP_SUBMIT_ALL },
+	/* 6.0 */
+	{ VQ_CAP_SINGLE_ISSUER | VQ_CAP_COOP_TASKRUN | VQ_CAP_TASKRUN_FLAG | VQ_CAP_SUBMIT_ALL,
+	  IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+		  IORING_SETUP_SUBMIT_ALL },
+	/* 5.19 */
+	{ VQ_CAP_COOP_TASKRUN | VQ_CAP_TASKRUN_FLAG | VQ_CAP_SUBMIT_ALL,
+	  IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL },
+	/* 5.18 */
+	{ VQ_CAP_SUBMIT_ALL, IORING_SETUP_SUBMIT_ALL },
+	{ 0, 0 },
+};
+
+static int setup_ring(vq__uring *u, const vq_driver_config *config, vq_driver_report *report)
+{
+	int rc = -EINVAL;
+
+	for (size_t i = 0; i < sizeof(rungs) / sizeof(rungs[0]); i++) {
+		if ((rungs[i].caps & config->deny) != 0)
+			continue;
+		struct io_uring_params params = {
+			.flags = rungs[i].flags | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
+			.cq_entries = config->cq_entries,
+		};
+		rc = io_uring_queue_init_params(config->sq_entries, &u->ring, &params);
+		if (rc == 0) {
+			u->ring_ready = true;
+			report->caps |= rungs[i].caps;
+			report->sq_entries = params.sq_entries;
+			report->cq_entries = params.cq_entries;
+			if ((params.features & IORING_FEAT_CQE_SKIP) != 0 &&
+			    (config->deny & VQ_CAP_SKIP_SUCCESS) == 0)
+				report->caps |= VQ_CAP_SKIP_SUCCESS;
+			return (params.features & IORING_FEAT_NODROP) != 0 ? 0 : -ENOSYS;
+		}
+		if (rc != -EINVAL)
+			return rc;
+		report->setup_retries++;
+	}
+	return rc;
+}
+
+/*
+ * Multishot accept (5.19) and recv (6.0) cannot be asked for by themselves: each came in the same
+ * release as something that can, the buffer ring and SEND_ZC.
+ */
+static int probe_ops(vq__uring *u, const vq_driver_config *config, vq_driver_report *report)
+{
+	static const uint8_t needed[] = {
+		VQ_OP_POLL,    VQ_OP_SENDMSG, VQ_OP_RECVMSG, VQ_OP_TIMEOUT, VQ_OP_TIMEOUT_UPDATE,
+		VQ_OP_ACCEPT,  VQ_OP_CANCEL,  VQ_OP_CONNECT, VQ_OP_CLOSE,   VQ_OP_SEND,
+		VQ_OP_RECV,    VQ_OP_SHUTDOWN,
+	};
+	struct io_uring_probe *probe = io_uring_get_probe_ring(&u->ring);
+	if (probe == NULL) {
+		report->failed_step = VQ_STEP_PROBE;
+		return errno != 0 ? -errno : -EIO;
+	}
+	int rc = 0;
+	for (size_t i = 0; i < sizeof(needed) && rc == 0; i++) {
+		if (!io_uring_opcode_supported(probe, needed[i])) {
+			report->failed_step = VQ_STEP_OPS;
+			report->missing_op = needed[i];
+			rc = -ENOSYS;
+		}
+	}
+	if (io_uring_opcode_supported(probe, VQ__OP_SEND_ZC))
+		report->caps |= VQ_CAP_SEND_ZC | VQ_CAP_RECV_MULTISHOT | VQ_CAP_ACCEPT_MULTISHOT |
+				VQ_CAP_POLL_MULTISHOT;
+	io_uring_free_probe(probe);
+	report->caps &= ~config->deny;
+	if (rc == 0 && (report->caps & VQ_CAP_RECV_MULTISHOT) == 0) {
+		report->failed_step = VQ_STEP_OPS;
+		report->missing_op = VQ_OP_RECV;
+		rc = -ENOSYS;
+	}
+	return rc;
+}
+
+/* struct io_uring_buf_reg; its `flags` is called `pad` in liburing 2.3. */
+typedef struct buf_reg {
+	uint64_t ring_addr;
+	uint32_t ring_entries;
+	uint16_t bgid;
+	uint16_t flags;
+	uint64_t reserved[3];
+} buf_reg;
+_Static_assert(sizeof(buf_reg) == sizeof(struct io_uring_buf_reg), "io_uring_buf_reg");
+
+static void *map_pages(size_t size_bytes)
+{
+	void *mem = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (mem == MAP_FAILED)
+		return NULL;
+	/* A child must not inherit pages that the kernel writes to on the parent's behalf. */
+	(void)madvise(mem, size_bytes, MADV_DONTFORK);
+	return mem;
+}
+
+static int register_buf_ring(vq__uring *u, uint32_t count, uint16_t flags)
+{
+	size_t ring_bytes = (size_t)count * sizeof(vq_buf);
+
+	if (u->buf_ring != NULL)
+		munmap(u->buf_ring, u->buf_ring_bytes);
+	u->buf_ring_bytes = ring_bytes;
+	u->buf_ring = map_pages(ring_bytes);
+	if (u->buf_ring == NULL)
+		return -ENOMEM;
+	buf_reg reg = {
+		.ring_addr = (uint64_t)(uintptr_t)u->buf_ring,
+		.ring_entries = count,
+		.bgid = VQ__BUF_GROUP,
+		.flags = flags,
+	};
+	return io_uring_register_buf_ring(&u->ring, (struct io_uring_buf_reg *)&reg, 0);
+}
+
+static int setup_buffers(vq__uring *u, const vq_driver_config *config, vq_driver_report *report)
+{
+	uint32_t count = config->buffer_count;
+	uint32_t size_bytes = config->buffer_size_bytes;
+	int rc = -EINVAL;
+
+	if ((config->deny & VQ_CAP_BUFFER_INCREMENTAL) == 0)
+		rc = register_buf_ring(u, count, VQ__PBUF_RING_INC);
+	if (rc == 0) {
+		report->caps |= VQ_CAP_BUFFER_INCREMENTAL;
+	} else {
+		count = config->whole_count;
+		size_bytes = config->whole_size_bytes;
+		rc = register_buf_ring(u, count, 0);
+	}
+	if (rc != 0)
+		return rc;
+	u->buf_ring_registered = true;
+	report->caps |= VQ_CAP_BUFFER_RING;
+	report->buffer_count = count;
+	report->buffer_size_bytes = size_bytes;
+
+	u->buffers_bytes = (size_t)count * size_bytes;
+	u->buffers = map_pages(u->buffers_bytes);
+	if (u->buffers == NULL)
+		return -ENOMEM;
+	struct io_uring_buf_ring *ring = u->buf_ring;
+	io_uring_buf_ring_init(ring);
+	for (uint32_t i = 0; i < count; i++)
+		io_uring_buf_ring_add(ring, (char *)u->buffers + (size_t)i * size_bytes, size_bytes,
+				      (unsigned short)i, (int)count - 1, (int)i);
+	io_uring_buf_ring_advance(ring, (int)count);
+	return 0;
+}
+
+static void fill_view(vq__uring *u, const vq_driver_report *report)
+{
+	vq_driver_view *view = &u->base.view;
+	vq_buf *buf_ring = u->buf_ring;
+
+	/* The kernel's index array stays the identity for ever: entry i is submission i. */
+	for (uint32_t i = 0; i < report->sq_entries; i++)
+		u->ring.sq.array[i] = i;
+	view->sqes = (vq_sqe *)u->ring.sq.sqes;
+	view->sq_head = u->ring.sq.khead;
+	view->sq_flags = u->ring.sq.kflags;
+	view->cqes = (vq_cqe *)u->ring.cq.cqes;
+	view->cq_head = u->ring.cq.khead;
+	view->cq_tail = u->ring.cq.ktail;
+	view->buf_ring = buf_ring;
+	view->buf_tail = &buf_ring[0].tail;
+	view->buf_base = u->buffers;
+	view->timespec = &u->timespec;
+	view->doorbell = &u->doorbell;
+	view->sq_entries = report->sq_entries;
+	view->cq_entries = report->cq_entries;
+	view->buffer_count = report->buffer_count;
+	view->buffer_size_bytes = report->buffer_size_bytes;
+	view->buf_group = VQ__BUF_GROUP;
+}
+
+static void uring_destroy(vq_driver *driver)
+{
+	vq__uring *u = (vq__uring *)driver;
+
+	if (u->ring_ready) {
+		/*
+		 * Closing a ring cancels in the background, which would race with the unmapping
+		 * below: end everything first, and let the kernel post what that yields.
+		 */
+		struct io_uring_sync_cancel_reg cancel = {
+			.flags = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL,
+			.timeout = { .tv_sec = 1 },
+		};
+		(void)io_uring_register_sync_cancel(&u->ring, &cancel);
+		(void)vq__uring_enter_syscall((unsigned int)u->ring.ring_fd, 0, 0,
+					      IORING_ENTER_GETEVENTS);
+		if (u->buf_ring_registered)
+			(void)io_uring_unregister_buf_ring(&u->ring, VQ__BUF_GROUP);
+		io_uring_queue_exit(&u->ring);
+	}
+	if (u->doorbell_ready)
+		vq_doorbell_deinit(&u->doorbell);
+	if (u->buffers != NULL)
+		munmap(u->buffers, u->buffers_bytes);
+	if (u->buf_ring != NULL)
+		munmap(u->buf_ring, u->buf_ring_bytes);
+	free(u);
+}
+
+static int uring_start(vq__uring *u, const vq_driver_config *config, vq_driver_report *report)
+{
+	report->failed_step = VQ_STEP_SETUP;
+	int rc = setup_ring(u, config, report);
+	if (rc != 0)
+		return rc;
+	/* After exec(2) the descriptor is gone (close-on-exec); after fork(2) the pages are. */
+	(void)io_uring_ring_dontfork(&u->ring);
+	rc = probe_ops(u, config, report);
+	if (rc != 0)
+		return rc;
+	if ((config->deny & VQ_CAP_REGISTERED_RING) == 0 && io_uring_register_ring_fd(&u->ring) == 1)
+		report->caps |= VQ_CAP_REGISTERED_RING;
+	report->failed_step = VQ_STEP_BUFFERS;
+	rc = setup_buffers(u, config, report);
+	if (rc != 0)
+		return rc;
+	report->failed_step = VQ_STEP_DOORBELL;
+	rc = vq_doorbell_init(&u->doorbell);
+	if (rc != 0)
+		return rc;
+	u->doorbell_ready = true;
+	fill_view(u, report);
+	return 0;
+}
+
+static int uring_create(const vq_driver_config *config, vq_driver_report *report, vq_driver **out)
+{
+	vq__uring *u = aligned_alloc(VQ_CACHE_LINE, (sizeof(*u) + VQ_CACHE_LINE - 1) /
+							    VQ_CACHE_LINE * VQ_CACHE_LINE);
+	if (u == NULL)
+		return -ENOMEM;
+	memset(u, 0, sizeof(*u));
+	u->enter = vq__uring_enter_syscall;
+	int rc = uring_start(u, config, report);
+	if (rc != 0) {
+		uring_destroy(&u->base);
+		return rc;
+	}
+	*out = &u->base;
+	return 0;
+}
+
+static int uring_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count)
+{
+	vq__uring *u = (vq__uring *)driver;
+	unsigned int flags = IORING_ENTER_GETEVENTS;
+	unsigned int fd = (unsigned int)u->ring.ring_fd;
+
+	if (u->ring.enter_ring_fd != u->ring.ring_fd) {
+		fd = (unsigned int)u->ring.enter_ring_fd;
+		flags |= IORING_ENTER_REGISTERED_RING;
+	}
+	/* release: pairs with the kernel's acquire of the submission tail */
+	__atomic_store_n(u->ring.sq.ktail, sq_tail, __ATOMIC_RELEASE);
+	uint32_t staged = sq_tail - __atomic_load_n(u->ring.sq.khead, __ATOMIC_ACQUIRE);
+	int rc = u->enter(fd, staged, wait_count, flags);
+	switch (rc) {
+	case -EINTR:  /* a signal ended the wait */
+	case -EAGAIN: /* no memory for requests just now */
+	case -EBUSY:  /* completions must be collected first */
+		return 0;
+	default:
+		return rc;
+	}
+}
+
+static void uring_prep_wake(const vq_driver *driver, vq_sqe *sqe)
+{
+	const vq__uring *u = (const vq__uring *)driver;
+
+	/*
+	 * Edge-triggered: each write to the eventfd posts one completion, so that nobody needs to
+	 * read it; its counter overflows after 2^64 rings.
+	 */
+	memset(sqe, 0, sizeof(*sqe));
+	sqe->opcode = VQ_OP_POLL;
+	sqe->fd = (int)u->doorbell.handle;
+	sqe->op_flags = POLLIN;
+	sqe->len = VQ_POLL_MULTISHOT;
+}
+
+const vq__driver_ops vq__uring_ops = {
+	.kind = VQ_DRIVER_URING,
+	.create = uring_create,
+	.destroy = uring_destroy,
+	.enter = uring_enter,
+	.prep_wake = uring_prep_wake,
+};

@@ -1,0 +1,34 @@
+/* uring_linux.h: the io_uring driver's state; shared with its fault tests, which replace `enter`. */
+#ifndef VELOQ_CSRC_URING_LINUX_H
+#define VELOQ_CSRC_URING_LINUX_H
+
+#include "platform.h"
+
+#include <liburing.h>
+
+/* io_uring_enter(2); returns what it consumed, or the negative errno. */
+typedef int vq__uring_enter_fn(unsigned int fd, unsigned int to_submit, unsigned int min_complete,
+			       unsigned int flags);
+
+typedef struct vq__uring {
+	vq_driver base;
+	vq_doorbell doorbell;
+	vq_timespec timespec;
+	struct io_uring ring;
+	vq__uring_enter_fn *enter; /* the seam of tests/c/uring_fault_test.c */
+	void *buf_ring;
+	size_t buf_ring_bytes;
+	void *buffers;
+	size_t buffers_bytes;
+	bool ring_ready;
+	bool buf_ring_registered;
+	bool doorbell_ready;
+} vq__uring;
+
+extern const vq__driver_ops vq__uring_ops;
+
+/* The call that `enter` is when no test has replaced it. */
+int vq__uring_enter_syscall(unsigned int fd, unsigned int to_submit, unsigned int min_complete,
+			    unsigned int flags);
+
+#endif

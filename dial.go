@@ -1,0 +1,228 @@
+package veloq
+
+// Dialing from a worker.
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/veloq/veloq/internal/core"
+)
+
+// Dialer says how connections are made from a worker. The zero value is package net's defaults.
+type Dialer struct {
+	// Timeout bounds the whole Dial, resolution included; 0 leaves that to the system.
+	Timeout time.Duration
+	// LocalAddr is the address to dial from; nil lets the system choose.
+	LocalAddr *net.TCPAddr
+	// KeepAlive is the keep-alive period: 0 is 15 s, negative turns it off.
+	KeepAlive time.Duration
+}
+
+// Dial connects to address, as package net takes it, on "tcp", "tcp4" or "tcp6". A name's addresses
+// are tried one after another until one answers. Worker only. Blocks.
+func (c *Context) Dial(network, address string) (*Stream, error) {
+	return (&Dialer{}).Dial(c, network, address)
+}
+
+// Dial is Context.Dial with these settings. Worker only. Blocks.
+func (d *Dialer) Dial(c *Context, network, address string) (*Stream, error) {
+	if err := checkNetwork(network); err != nil {
+		return nil, opError("dial", network, nil, err)
+	}
+	t, err := c.task()
+	if err != nil {
+		return nil, opError("dial", network, nil, netError(err))
+	}
+	var until time.Time
+	if d.Timeout > 0 {
+		until = time.Now().Add(d.Timeout)
+	}
+	list, err := d.resolve(c, network, address, until)
+	if err != nil {
+		return nil, opError("dial", network, nil, err)
+	}
+	var first error
+	for _, addr := range list {
+		s, err := d.connect(t, network, addr, until)
+		if err == nil {
+			return s, nil
+		}
+		if first == nil {
+			first = err
+		}
+		if c.Err() != nil || (!until.IsZero() && !time.Now().Before(until)) {
+			break
+		}
+	}
+	return nil, first
+}
+
+func (d *Dialer) resolve(c *Context, network, address string, until time.Time) ([]netip.AddrPort, error) {
+	if a, ok := literal(address); ok {
+		return suitable(network, address, []netip.AddrPort{a})
+	}
+	return offload(c, func(ctx context.Context) ([]netip.AddrPort, error) {
+		if !until.IsZero() {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithDeadline(ctx, until)
+			defer cancel()
+		}
+		return lookup(ctx, network, address)
+	})
+}
+
+// connect tries one address.
+func (d *Dialer) connect(t *task, network string, addr netip.AddrPort, until time.Time) (*Stream, error) {
+	w := t.ctx.w
+	ip := addr.Addr().Unmap()
+	if !ip.IsValid() || ip.IsUnspecified() {
+		// Dialing the wildcard means the local host.
+		if network == "tcp6" || (ip.IsValid() && ip.Is6()) {
+			ip = netip.IPv6Loopback()
+		} else {
+			ip = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		}
+	}
+	addr = netip.AddrPortFrom(ip, addr.Port())
+	family := uint16(core.AF6)
+	if ip.Is4() {
+		family = core.AF4
+	}
+	remote := net.TCPAddrFromAddrPort(addr)
+	var source net.Addr
+	if d.LocalAddr != nil {
+		source = d.LocalAddr
+	}
+	fail := func(call string, err error) error {
+		return &net.OpError{
+			Op: "dial", Net: network, Source: source, Addr: remote,
+			Err: os.NewSyscallError(call, sysErr(err)),
+		}
+	}
+	sc := core.SocketConfig{Flags: core.SocketNoDelay}
+	keepAlive(&sc, d.KeepAlive)
+	fd, call, err := core.OpenStream(family, &sc)
+	if err != nil {
+		return nil, fail(call.String(), err)
+	}
+	if d.LocalAddr != nil {
+		from := coreAddr(netip.AddrPortFrom(d.LocalAddr.AddrPort().Addr().Unmap(), uint16(d.LocalAddr.Port)), family)
+		if err := core.Bind(fd, &from); err != nil {
+			_ = core.CloseSocket(fd)
+			return nil, fail("bind", err)
+		}
+	}
+	s := w.newStream(fd, network)
+	to := coreAddr(addr, family)
+	res, err := s.awaitConnect(t, &to, until)
+	if err == nil && res == 0 {
+		s.armRecv()
+		return s, nil
+	}
+	s.close(nil)
+	if err == nil {
+		return nil, fail("connect", core.Errno(-res))
+	}
+	return nil, &net.OpError{Op: "dial", Net: network, Source: source, Addr: remote, Err: err}
+}
+
+// A connecting stream keeps here what its connect needs.
+type connecting struct {
+	t    *task
+	done bool
+	res  int32
+}
+
+// awaitConnect parks the task until the connect's own completion, whatever made it end. The error is
+// why it was given up; res is the connect's result otherwise.
+func (s *Stream) awaitConnect(t *task, to *core.Addr, until time.Time) (res int32, err error) {
+	mem := core.Alloc(core.AddrBytesMax)
+	if mem == nil {
+		return -core.ErrnoNOMEM, nil
+	}
+	defer core.Free(mem)
+	length, err := core.EncodeAddr(to, mem)
+	if err != nil {
+		return 0, err
+	}
+	state := &connecting{t: t}
+	s.user = state
+	s.connecting = true
+	sqe := s.w.stage(core.OpConnect, opConnect, s.slot)
+	sqe.FD = s.fd
+	sqe.Addr = uint64(uintptr(mem))
+	sqe.Off = uint64(length)
+	s.inFlight++
+	var timeout sleeper
+	if !until.IsZero() {
+		timeout.init(s.w, t)
+		s.w.timers.add(&timeout.timer, s.w.timers.after(time.Until(until)))
+		defer s.w.timers.remove(&timeout.timer)
+	}
+	cancelled := false
+	for !state.done {
+		t.park()
+		if !state.done && !cancelled && (timeout.fired || t.ctx.Err() != nil || s.closed) {
+			cancelled = true
+			s.w.stageCancel(opConnect, s.slot)
+		}
+	}
+	s.connecting = false
+	s.user = nil
+	switch {
+	case state.res == 0:
+		return 0, nil
+	case t.ctx.Err() != nil:
+		return 0, netError(t.ctx.Err())
+	case timeout.fired:
+		return 0, os.ErrDeadlineExceeded
+	}
+	return state.res, nil
+}
+
+func (s *Stream) onConnect(res int32) {
+	state := s.user.(*connecting)
+	state.done, state.res = true, res
+	s.w.wake(state.t)
+	if s.closed {
+		s.settle()
+	}
+}
+
+// offload runs fn on a goroutine of its own and parks the task until it returns, or the task is
+// cancelled: then fn's ctx is, and its result is dropped.
+func offload[T any](c *Context, fn func(ctx context.Context) (T, error)) (T, error) {
+	t, err := c.task()
+	if err != nil {
+		var zero T
+		return zero, netError(err)
+	}
+	type outcome struct {
+		done   bool
+		result T
+		err    error
+	}
+	out := &outcome{}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	w := c.w
+	go func() {
+		result, err := fn(ctx)
+		w.post(&note{do: func(w *worker) {
+			out.done, out.result, out.err = true, result, err
+			w.wake(t)
+		}})
+	}()
+	for !out.done {
+		if err := c.Err(); err != nil {
+			var zero T
+			return zero, netError(err)
+		}
+		t.park()
+	}
+	return out.result, out.err
+}

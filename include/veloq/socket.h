@@ -1,0 +1,126 @@
+/*
+ * socket.h: creating and describing stream sockets. These calls are made when a socket is opened or
+ * asked about, never on the data path. Every socket is close-on-exec from birth.
+ */
+#ifndef VELOQ_SOCKET_H
+#define VELOQ_SOCKET_H
+
+#include "veloq/base.h"
+
+/* sockaddr_in6 is the largest of the addresses here; room for sockaddr_un too. */
+#define VQ_ADDR_BYTES_MAX 128
+
+/*
+ * An address, portable: IP bytes in network order, port and scope in host order.
+ */
+typedef struct vq_addr {
+	uint16_t family; /* VQ_AF_* */
+	uint16_t port;
+	uint32_t scope_id;
+	uint8_t ip[16]; /* the first 4 for VQ_AF_INET */
+} vq_addr;
+
+enum {
+	VQ_AF_INET = 4,
+	VQ_AF_INET6 = 6,
+};
+
+/* Options that a socket has from birth (vq_socket_config.flags). */
+enum {
+	VQ_SOCKET_REUSEADDR = 1u << 0,
+	VQ_SOCKET_REUSEPORT = 1u << 1,
+	VQ_SOCKET_V6ONLY = 1u << 2,
+	VQ_SOCKET_DUALSTACK = 1u << 3, /* V6ONLY = 0; neither flag leaves the system's default */
+	VQ_SOCKET_NODELAY = 1u << 4,
+	VQ_SOCKET_KEEPALIVE = 1u << 5,
+};
+
+typedef struct vq_socket_config {
+	uint32_t flags; /* VQ_SOCKET_* */
+	int32_t backlog;
+	int32_t keep_idle_s; /* with KEEPALIVE; 0 leaves the system's */
+	int32_t keep_interval_s;
+	int32_t keep_count;
+	int32_t receive_buffer_bytes; /* 0 leaves the system's */
+	int32_t send_buffer_bytes;
+} vq_socket_config;
+
+/* Which step failed, for errors that name a system call. */
+enum {
+	VQ_CALL_NONE = 0,
+	VQ_CALL_SOCKET = 1,
+	VQ_CALL_SETSOCKOPT = 2,
+	VQ_CALL_BIND = 3,
+	VQ_CALL_LISTEN = 4,
+	VQ_CALL_GETSOCKNAME = 5,
+};
+
+/*
+ * socket(2) of type SOCK_STREAM, then the options of config. Returns the socket, which is the
+ * caller's, or a negative VQ_E* with *failed_call set and nothing left open. Any thread.
+ */
+int vq_socket_stream(uint16_t family, const vq_socket_config *config, int32_t *failed_call);
+
+/*
+ * bind(2), listen(2), getsockname(2) into *bound. Returns 0, or a negative VQ_E* with
+ * *failed_call set; the socket stays open and the caller's. Any thread.
+ */
+int vq_socket_listen(int fd, const vq_addr *addr, int32_t backlog, vq_addr *bound,
+		     int32_t *failed_call);
+
+/*
+ * bind(2). Returns 0 or a negative VQ_E*. Any thread.
+ */
+int vq_socket_bind(int fd, const vq_addr *addr);
+
+/*
+ * getsockname(2), getpeername(2). Return 0 or a negative VQ_E*. Any thread.
+ */
+int vq_socket_local(int fd, vq_addr *addr);
+int vq_socket_peer(int fd, vq_addr *addr);
+
+/*
+ * Writes addr as the system's sockaddr into out (VQ_ADDR_BYTES_MAX bytes). Returns its length, or
+ * -VQ_EINVAL for an unknown family. Any thread.
+ */
+int vq_addr_encode(const vq_addr *addr, void *out);
+
+/* Options of a live socket. */
+enum {
+	VQ_OPT_NODELAY = 1,
+	VQ_OPT_KEEPALIVE = 2,
+	VQ_OPT_KEEP_IDLE_S = 3,
+	VQ_OPT_KEEP_INTERVAL_S = 4,
+	VQ_OPT_KEEP_COUNT = 5,
+	VQ_OPT_LINGER_S = 6, /* -1: off */
+	VQ_OPT_RECEIVE_BUFFER_BYTES = 7,
+	VQ_OPT_SEND_BUFFER_BYTES = 8,
+	VQ_OPT_REUSEPORT = 9,
+	VQ_OPT_V6ONLY = 10,
+	VQ_OPT_TTL = 11, /* unicast TTL or hop limit, by the socket's family */
+	VQ_OPT_ERROR = 12, /* get only: SO_ERROR */
+};
+
+/*
+ * setsockopt(2) and getsockopt(2) of one VQ_OPT_*. Return 0 or a negative VQ_E*. Any thread.
+ */
+int vq_socket_set(int fd, int32_t option, int32_t value);
+int vq_socket_get(int fd, int32_t option, int32_t *value);
+
+/*
+ * shutdown(2) with VQ_SHUT_*, close(2) without an op in flight. Return 0 or a negative VQ_E*.
+ * Any thread.
+ */
+int vq_socket_close(int fd);
+
+/*
+ * The longest accept queue the system allows (somaxconn). Any thread.
+ */
+int vq_socket_backlog_max(void);
+
+/*
+ * Ties the calling thread to one CPU. Returns 0 or a negative VQ_E*.
+ */
+int vq_thread_pin(uint32_t cpu);
+
+#endif

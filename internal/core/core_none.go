@@ -1,0 +1,64 @@
+//go:build !(cgo && linux)
+
+package core
+
+import (
+	"syscall"
+	"unsafe"
+)
+
+// Available reports whether this build has a C core.
+const Available = false
+
+func sysErrno(Errno) syscall.Errno { return 0 }
+
+func driverEnter(unsafe.Pointer, uint32, uint32) int32 { return -int32(ErrNoDriver) }
+
+func driverDestroy(unsafe.Pointer) {}
+
+func doorbellRing(*Doorbell) {}
+
+// CreateDriver fails: this build has no C core.
+func CreateDriver(Config) (*Driver, Report, error) { return nil, Report{}, ErrNoDriver }
+
+// PrepWake has no driver to ask.
+func (d *Driver) PrepWake(*SQE) {}
+
+// Alloc fails.
+func Alloc(uintptr) unsafe.Pointer { return nil }
+
+// Free has nothing to free.
+func Free(unsafe.Pointer) {}
+
+// OpenStream fails.
+func OpenStream(uint16, *SocketConfig) (int32, Call, error) { return -1, CallSocket, ErrNoDriver }
+
+// Listen fails.
+func Listen(int32, *Addr, int32) (Addr, Call, error) { return Addr{}, CallListen, ErrNoDriver }
+
+// Bind fails.
+func Bind(int32, *Addr) error { return ErrNoDriver }
+
+// LocalAddr fails.
+func LocalAddr(int32) (Addr, error) { return Addr{}, ErrNoDriver }
+
+// PeerAddr fails.
+func PeerAddr(int32) (Addr, error) { return Addr{}, ErrNoDriver }
+
+// EncodeAddr fails.
+func EncodeAddr(*Addr, unsafe.Pointer) (int32, error) { return 0, ErrNoDriver }
+
+// SetOption fails.
+func SetOption(_, _, _ int32) error { return ErrNoDriver }
+
+// GetOption fails.
+func GetOption(_, _ int32) (int32, error) { return 0, ErrNoDriver }
+
+// CloseSocket fails.
+func CloseSocket(int32) error { return ErrNoDriver }
+
+// BacklogMax returns 0.
+func BacklogMax() int32 { return 0 }
+
+// PinThread fails.
+func PinThread(uint32) error { return ErrNoDriver }

@@ -1,0 +1,228 @@
+package veloq
+
+// Spawning tasks and waiting for them.
+
+import (
+	"context"
+	"runtime"
+	"sync/atomic"
+)
+
+// A Spawner starts tasks: *Context (on its own worker, and for its tasks) and *Runtime (any
+// goroutine).
+type Spawner interface {
+	// submit hands t to a worker, or to one of its choice where target is anyWorker. After an error
+	// the task never runs.
+	submit(t *task, target int) error
+}
+
+const anyWorker = -1
+
+// JoinHandle is a spawned task's result to come.
+type JoinHandle[T any] struct {
+	task
+	fn     func(*Context) (T, error)
+	result T
+	err    error
+	// lost holds a panic until somebody joins; see panicked.
+	lost atomic.Pointer[PanicError]
+}
+
+// Spawn starts fn as a task: on the worker of s where s is a *Context, on a worker of the runtime's
+// choice where s is a *Runtime. A task that can't be started (runtime closed, inbox full) is joined
+// with that error at once.
+//
+// A panic in fn ends that task alone and is carried to who joins it, as a *PanicError. If the handle
+// is dropped without a join, the panic goes to Config.OnPanic when the collector finds it.
+//
+// With a *Context: Worker only. With a *Runtime: Any goroutine.
+func Spawn[T any](s Spawner, fn func(*Context) (T, error)) *JoinHandle[T] {
+	return spawn(s, anyWorker, fn)
+}
+
+// SpawnTo is Spawn on the worker of that index. From a task it goes over the mesh.
+func SpawnTo[T any](s Spawner, worker int, fn func(*Context) (T, error)) *JoinHandle[T] {
+	if worker < 0 {
+		worker = invalidWorker
+	}
+	return spawn(s, worker, fn)
+}
+
+const invalidWorker = -2
+
+// Go starts fn as a task that nobody joins: a panic goes to Config.OnPanic at once, whose default
+// crashes the program, as a goroutine's panic does. The error is that of a task that could not be
+// started. With a *Context: Worker only. With a *Runtime: Any goroutine.
+func Go(s Spawner, fn func(*Context)) error {
+	t := newDetached(fn)
+	return s.submit(t, anyWorker)
+}
+
+func spawn[T any](s Spawner, target int, fn func(*Context) (T, error)) *JoinHandle[T] {
+	h := &JoinHandle[T]{fn: fn}
+	h.self = h
+	h.ctx.t = &h.task
+	if err := s.submit(&h.task, target); err != nil {
+		h.err = err
+		h.ctx.finish()
+		h.done.finish(nil)
+	}
+	return h
+}
+
+func (h *JoinHandle[T]) runTask(c *Context) {
+	h.result, h.err = h.fn(c)
+}
+
+// panicked keeps the panic for a join; should the handle become garbage first, it is reported.
+func (h *JoinHandle[T]) panicked(rt *Runtime, failure *PanicError) {
+	h.lost.Store(failure)
+	joined := &atomic.Bool{}
+	h.done.joined = joined
+	runtime.AddCleanup(h, func(joined *atomic.Bool) {
+		if !joined.Load() {
+			rt.reportPanic(failure)
+		}
+	}, joined)
+}
+
+// Join parks the task until the other one has ended and returns its result. An error is the other
+// task's own, a *PanicError, ErrGoexit, or the caller's Context's Err, which leaves the other one
+// running. Worker only. Blocks.
+func (h *JoinHandle[T]) Join(c *Context) (T, error) {
+	t, err := c.task()
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	if t == &h.task {
+		var zero T
+		return zero, ErrJoinSelf
+	}
+	if h.done.await(&waiter{w: c.w, t: t}) {
+		for !h.done.finished() {
+			if err := c.Err(); err != nil {
+				var zero T
+				return zero, err
+			}
+			t.park()
+		}
+	}
+	return h.take()
+}
+
+// Wait is Join for goroutines: it blocks until the task has ended or ctx is done. Never from a task,
+// whose worker it would block. Any goroutine. Blocks.
+func (h *JoinHandle[T]) Wait(ctx context.Context) (T, error) {
+	ended := make(chan struct{})
+	if h.done.await(&waiter{ended: ended}) {
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			var zero T
+			return zero, ctx.Err()
+		}
+	}
+	return h.take()
+}
+
+// TryResult returns the result if the task has ended. Any goroutine.
+func (h *JoinHandle[T]) TryResult() (result T, err error, ok bool) { //nolint:revive // ok is last
+	if !h.done.finished() {
+		return result, nil, false
+	}
+	result, err = h.take()
+	return result, err, true
+}
+
+// Cancel cancels the task's Context: wherever it waits, it gets context.Canceled. Kernel operations
+// that it waits for are cancelled. It returns at once. Any goroutine.
+func (h *JoinHandle[T]) Cancel() {
+	w := h.ctx.w
+	if w == nil || h.done.finished() {
+		return
+	}
+	if w.here() && h.ctx.w == w {
+		h.ctx.cancel(context.Canceled)
+		return
+	}
+	w.post(&note{cancel: &h.task})
+}
+
+func (h *JoinHandle[T]) take() (T, error) {
+	if h.failure != nil {
+		if h.done.joined != nil {
+			h.done.joined.Store(true)
+		}
+		var zero T
+		return zero, h.failure
+	}
+	return h.result, h.err
+}
+
+// detached is a task without a handle.
+type detached struct {
+	task
+	fn func(*Context)
+}
+
+func newDetached(fn func(*Context)) *task {
+	d := &detached{fn: fn}
+	d.self = d
+	d.ctx.t = &d.task
+	d.task.detached = true
+	return &d.task
+}
+
+func (d *detached) runTask(c *Context) { d.fn(c) }
+
+func (d *detached) panicked(rt *Runtime, failure *PanicError) { rt.reportPanic(failure) }
+
+// joinState goes once from waiting to finished; the waiters hang on it until then.
+type joinState struct {
+	head   atomic.Pointer[waiter] // &finishedMark once finished
+	joined *atomic.Bool           // set by the first join of a panicked task
+}
+
+var finishedMark waiter
+
+// A waiter is one task or goroutine that waits for a task's end.
+type waiter struct {
+	w     *worker
+	t     *task
+	ended chan struct{}
+	next  *waiter
+}
+
+func (s *joinState) finished() bool { return s.head.Load() == &finishedMark }
+
+// await registers wt, unless the task has finished already. Any goroutine.
+func (s *joinState) await(wt *waiter) bool {
+	for {
+		head := s.head.Load()
+		if head == &finishedMark {
+			return false
+		}
+		wt.next = head
+		if s.head.CompareAndSwap(head, wt) {
+			return true
+		}
+	}
+}
+
+// finish wakes every waiter. from is the worker that calls, nil from elsewhere.
+func (s *joinState) finish(from *worker) {
+	wt := s.head.Swap(&finishedMark)
+	for wt != nil {
+		next := wt.next
+		switch {
+		case wt.t == nil:
+			close(wt.ended)
+		case wt.w == from:
+			from.wake(wt.t)
+		default:
+			wt.w.send(from, message{kind: messageWake, t: wt.t})
+		}
+		wt = next
+	}
+}

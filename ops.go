@@ -1,0 +1,180 @@
+package veloq
+
+// Tokens: how a completion finds the object whose op it ends.
+
+import "github.com/veloq/veloq/internal/core"
+
+// opKind says which op of an object a completion belongs to. It is the top byte of the token.
+type opKind uint8
+
+const (
+	opWake opKind = iota + 1
+	opTimer
+	opCancel // the answer to a cancel request; the cancelled op's own completion counts
+	opAccept
+	opConnect
+	opRecv
+	opSendInline // small: done inside the enter that submits it, completes only when it fell short
+	opSend
+	opShutdown
+	opClose
+)
+
+// A token is 64 bits of user data: kind, generation and index of a slot. The generation makes a
+// completion harmless that comes for a slot's earlier owner.
+const (
+	tokenKindShift = 56
+	tokenGenShift  = 32
+	tokenGenMask   = 1<<24 - 1
+)
+
+// An operand is what ops belong to: a Stream or a Listener.
+type operand interface {
+	// complete takes one completion of the op of that kind. Worker only, from dispatch.
+	complete(kind opKind, res int32, flags uint32)
+	// abort ends the object because its runtime ends.
+	abort()
+}
+
+type slot struct {
+	owner operand // nil while free
+	gen   uint32
+	next  int32 // free list
+}
+
+// slotTable is a worker's objects by index.
+type slotTable struct {
+	slots []slot
+	free  int32 // head of the free list, -1 if empty
+	used  int
+}
+
+func (s *slotTable) init() { s.free = -1 }
+
+// add gives owner a slot and returns the token of its ops, less the kind.
+func (s *slotTable) add(owner operand) uint64 {
+	s.used++
+	i := s.free
+	if i < 0 {
+		i = int32(len(s.slots))
+		s.slots = append(s.slots, slot{})
+	} else {
+		s.free = s.slots[i].next
+	}
+	sl := &s.slots[i]
+	sl.owner = owner
+	return uint64(sl.gen)<<tokenGenShift | uint64(uint32(i))
+}
+
+// remove frees a slot. All ops under its token are over, or nobody cares about their end.
+func (s *slotTable) remove(token uint64) {
+	i := int32(uint32(token))
+	sl := &s.slots[i]
+	sl.owner = nil
+	sl.gen = (sl.gen + 1) & tokenGenMask
+	sl.next = s.free
+	s.free = i
+	s.used--
+}
+
+// find returns the owner, or nil where the token's time is over.
+func (s *slotTable) find(token uint64) operand {
+	i := uint32(token)
+	if uint64(i) >= uint64(len(s.slots)) {
+		return nil
+	}
+	sl := &s.slots[i]
+	if sl.gen != uint32(token>>tokenGenShift)&tokenGenMask {
+		return nil
+	}
+	return sl.owner
+}
+
+func (k opKind) token(slot uint64) uint64 { return uint64(k)<<tokenKindShift | slot }
+
+// stage returns a zeroed submission for op opcode of kind under token. When the ring is full it
+// first submits what is there; it never drops and never queues.
+func (w *worker) stage(opcode uint8, kind opKind, slot uint64) *core.SQE {
+	sqe := w.driver.Stage()
+	for sqe == nil {
+		w.stats.ringFull++
+		w.enter(0)
+		sqe = w.driver.Stage()
+	}
+	sqe.Opcode = opcode
+	sqe.UserData = kind.token(slot)
+	return sqe
+}
+
+// stageCancel asks for the end of the op of that kind.
+func (w *worker) stageCancel(kind opKind, slot uint64) {
+	sqe := w.stage(core.OpCancel, opCancel, 0)
+	sqe.FD = -1
+	sqe.Addr = kind.token(slot)
+	sqe.Flags = core.SQESkipSuccess
+}
+
+// enter is the crossing: submits what is staged, waits if asked to, and collects what completed.
+func (w *worker) enter(wait uint32) {
+	if err := w.driver.Enter(wait); err != nil {
+		w.rt.broken(w, err)
+	}
+	w.collect()
+	for w.driver.Overflowed() {
+		// Completions wait in the kernel for the room that collect has just made.
+		w.stats.overflows++
+		if err := w.driver.Enter(0); err != nil {
+			w.rt.broken(w, err)
+		}
+		w.collect()
+	}
+}
+
+// collect copies completions out of the ring, so that a handler which fills the submission ring can
+// let the kernel post more while they are dispatched.
+func (w *worker) collect() {
+	n := w.driver.Ready()
+	for i := range n {
+		w.completions = append(w.completions, *w.driver.Completion(i))
+	}
+	if n > 0 {
+		w.driver.Consume(n)
+	}
+}
+
+// dispatch hands every collected completion to its owner. Handlers run from here; tasks are only
+// made runnable.
+func (w *worker) dispatch() {
+	for i := 0; i < len(w.completions); i++ {
+		cqe := w.completions[i] // a copy: the slice may grow meanwhile
+		switch kind := opKind(cqe.UserData >> tokenKindShift); kind {
+		case opWake:
+			if cqe.Flags&core.CQEMore == 0 {
+				w.armWake()
+			}
+		case opTimer:
+			w.timers.expired(cqe.Res)
+		case opCancel, opClose:
+		default:
+			if owner := w.slots.find(cqe.UserData); owner != nil {
+				owner.complete(kind, cqe.Res, cqe.Flags)
+			} else {
+				w.orphan(kind, &cqe)
+			}
+		}
+	}
+	w.stats.lastBatch = len(w.completions)
+	w.stats.completions += uint64(len(w.completions))
+	w.completions = w.completions[:0]
+}
+
+// orphan takes a completion whose owner is gone, and gives back what it carries.
+func (w *worker) orphan(kind opKind, cqe *core.CQE) {
+	w.stats.orphans++
+	switch {
+	case kind == opAccept && cqe.Res >= 0:
+		_ = core.CloseSocket(cqe.Res)
+	case cqe.Flags&core.CQEBuffer != 0:
+		w.buffers.take(cqe.Buffer(), max(cqe.Res, 0), cqe.Flags).Release()
+	}
+}

@@ -1,0 +1,348 @@
+package veloq
+
+// Servers: listeners on workers whose connections each get a task or a handler.
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"github.com/veloq/veloq/internal/core"
+)
+
+// Server accepts connections on a runtime's workers and serves each by a task or by a handler. Its
+// methods are for any goroutine; those that block are not for tasks.
+type Server struct {
+	rt      *Runtime
+	network string
+	addr    *net.TCPAddr
+	mode    AcceptMode
+	max     int
+	ctx     context.Context
+	task    func(*Context, *Stream) error
+	handler Handler
+
+	listeners []*Listener  // by worker; nil where it has none. Each is its worker's
+	conns     atomic.Int64 // open, on all workers
+	open      []padded     // by worker, that worker's alone
+	alive     atomic.Int64 // listeners that have not been released, and 1 until stop
+	stopping  atomic.Bool
+	aborting  atomic.Bool
+
+	mu   sync.Mutex
+	err  error
+	done chan struct{}
+}
+
+// padded is a counter on a cache line of its own.
+type padded struct {
+	n int
+	_ [56]byte
+}
+
+// Serve listens on address and runs fn as a task for each connection, on the worker that accepted it;
+// the stream is closed when fn returns. fn's Context has the values of ctx. It returns when ctx is
+// done (nil), after the connections that are open then have ended: their tasks see
+// context.Canceled wherever they wait; or with the error that ended it, ErrClosed when the runtime
+// closed. Any goroutine, never a task. Blocks.
+func (rt *Runtime) Serve(ctx context.Context, network, address string, fn func(*Context, *Stream) error) error {
+	return (&ListenConfig{}).Serve(ctx, rt, network, address, fn)
+}
+
+// ServeHandler is Serve with a handler, whose callbacks run on the workers for every connection.
+func (rt *Runtime) ServeHandler(ctx context.Context, network, address string, h Handler) error {
+	return (&ListenConfig{}).ServeHandler(ctx, rt, network, address, h)
+}
+
+// Serve is Runtime.Serve with these settings. Any goroutine, never a task. Blocks.
+func (lc *ListenConfig) Serve(ctx context.Context, rt *Runtime, network, address string, fn func(*Context, *Stream) error) error {
+	s, err := lc.Start(ctx, rt, network, address, fn)
+	if err != nil {
+		return err
+	}
+	return s.run(ctx)
+}
+
+// ServeHandler is Runtime.ServeHandler with these settings. Any goroutine, never a task. Blocks.
+func (lc *ListenConfig) ServeHandler(ctx context.Context, rt *Runtime, network, address string, h Handler) error {
+	s, err := lc.StartHandler(ctx, rt, network, address, h)
+	if err != nil {
+		return err
+	}
+	return s.run(ctx)
+}
+
+// Start is Serve that returns once the server listens. ctx gives the tasks' values and may end the
+// listening early; the server goes on until Close or Shutdown. Any goroutine, never a task.
+func (lc *ListenConfig) Start(ctx context.Context, rt *Runtime, network, address string, fn func(*Context, *Stream) error) (*Server, error) {
+	return lc.start(ctx, &Server{rt: rt, task: fn}, network, address)
+}
+
+// StartHandler is Start with a handler. Any goroutine, never a task.
+func (lc *ListenConfig) StartHandler(ctx context.Context, rt *Runtime, network, address string, h Handler) (*Server, error) {
+	return lc.start(ctx, &Server{rt: rt, handler: h}, network, address)
+}
+
+func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address string) (*Server, error) {
+	if s.rt.closing.Load() {
+		return nil, opError("listen", network, nil, ErrClosed)
+	}
+	addr, err := resolveListen(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	s.network, s.mode, s.max, s.ctx = network, lc.Accept, lc.MaxConns, ctx
+	s.listeners = make([]*Listener, len(s.rt.workers))
+	s.open = make([]padded, len(s.rt.workers))
+	s.done = make(chan struct{})
+	listeners := 1
+	if s.mode == AcceptReusePort {
+		listeners = len(s.rt.workers)
+	}
+	each := *lc
+	each.ReusePort = lc.ReusePort || listeners > 1
+	fds := make([]int32, 0, listeners)
+	for range listeners {
+		fd, bound, err := each.open(network, addr)
+		if err != nil {
+			for _, fd := range fds {
+				_ = core.CloseSocket(fd)
+			}
+			return nil, listenError(network, addr, err)
+		}
+		fds = append(fds, fd)
+		s.addr = bound
+		// The others share the port that the first one got.
+		addr = bound.AddrPort()
+	}
+	s.alive.Store(int64(listeners) + 1)
+	for i, fd := range fds {
+		posted := s.rt.workers[i].post(&note{do: func(w *worker) {
+			if w.stopping || s.stopping.Load() {
+				_ = core.CloseSocket(fd)
+				s.listenerEnded()
+				return
+			}
+			l := &Listener{w: w, fd: fd, network: s.network, addr: s.addr, server: s}
+			l.retry.Fire = fireRetry
+			l.slot = w.slots.add(l)
+			s.listeners[w.id] = l
+			l.arm()
+		}})
+		if !posted {
+			_ = core.CloseSocket(fd)
+			s.listenerEnded()
+		}
+	}
+	if !s.rt.addServer(s) {
+		s.Close()
+		return nil, opError("listen", network, nil, ErrClosed)
+	}
+	return s, nil
+}
+
+// run is the rest of Serve.
+func (s *Server) run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, s.abort)
+	defer stop()
+	<-s.done
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Addr returns the address that the server listens on.
+func (s *Server) Addr() net.Addr { return s.addr }
+
+// Conns returns how many connections are open.
+func (s *Server) Conns() int { return int(s.conns.Load()) }
+
+// Close stops listening and ends every connection: tasks see context.Canceled, handlers OnClose with
+// it. It returns when all have ended. Blocks.
+func (s *Server) Close() {
+	s.abort()
+	<-s.done
+}
+
+// Shutdown stops listening and waits until the connections have ended by themselves, or ctx is done:
+// then it returns the context's error, and the connections go on. Blocks.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.stop()
+	select {
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// stop ends the listening.
+func (s *Server) stop() {
+	if !s.stopping.CompareAndSwap(false, true) {
+		return
+	}
+	for i, w := range s.rt.workers {
+		w.post(&note{do: func(*worker) {
+			if l := s.listeners[i]; l != nil {
+				l.close()
+			}
+		}})
+	}
+	s.listenerEnded() // the 1 that stood for the server itself
+}
+
+// abort ends the listening and the connections.
+func (s *Server) abort() {
+	s.stop()
+	if !s.aborting.CompareAndSwap(false, true) {
+		return
+	}
+	for _, w := range s.rt.workers {
+		w.post(&note{do: s.abortConns})
+	}
+}
+
+func (s *Server) abortConns(w *worker) {
+	for i := range w.slots.slots {
+		conn, ok := w.slots.slots[i].owner.(*Stream)
+		if !ok || conn.server != s {
+			continue
+		}
+		if s.handler != nil {
+			conn.close(context.Canceled)
+			conn.abandon()
+		}
+	}
+	if s.handler != nil {
+		return
+	}
+	for t := w.live; t != nil; t = t.liveNext {
+		if st, ok := t.self.(*serveTask); ok && st.s.server == s {
+			t.ctx.cancel(context.Canceled)
+		}
+	}
+}
+
+// failed ends the server for a listener's error.
+func (s *Server) failed(err error) {
+	s.mu.Lock()
+	if s.err == nil {
+		s.err = err
+	}
+	s.mu.Unlock()
+	s.stop()
+}
+
+// listenerEnded and connEnded account for what is gone; the last one of all ends the server.
+func (s *Server) listenerEnded() {
+	if s.alive.Add(-1) == 0 {
+		s.maybeDone()
+	}
+}
+
+func (s *Server) connEnded(w *worker) {
+	s.open[w.id].n--
+	if s.conns.Add(-1) == 0 && s.alive.Load() == 0 {
+		s.maybeDone()
+	}
+	if l := s.listeners[w.id]; l != nil && !l.armed && !l.closed {
+		l.arm()
+	}
+}
+
+func (s *Server) maybeDone() {
+	if s.alive.Load() != 0 || s.conns.Load() != 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.done:
+	default:
+		if s.err == nil && s.rt.closing.Load() {
+			s.err = ErrClosed
+		}
+		close(s.done)
+		s.rt.removeServer(s)
+	}
+}
+
+// wants reports whether the worker's listener should go on accepting.
+func (s *Server) wants(w *worker) bool {
+	if s.stopping.Load() {
+		return false
+	}
+	if s.max <= 0 {
+		return true
+	}
+	if s.mode == AcceptSpread {
+		return s.conns.Load() < int64(s.max*len(s.rt.workers))
+	}
+	return s.open[w.id].n < s.max
+}
+
+// place finds the worker for a connection that w accepted.
+func (s *Server) place(w *worker, fd int32) {
+	s.conns.Add(1)
+	to := w
+	if s.mode == AcceptSpread {
+		to = s.rt.leastLoaded(w)
+	}
+	if to == w {
+		s.adopt(w, fd)
+	} else if !to.send(w, message{kind: messageAdopt, server: s, fd: fd}) {
+		_ = core.CloseSocket(fd)
+		s.conns.Add(-1)
+	}
+}
+
+// adopt starts serving a connection on its worker.
+func (s *Server) adopt(w *worker, fd int32) {
+	s.open[w.id].n++
+	conn := w.newStream(fd, s.network)
+	conn.server = s
+	w.stats.accepted++
+	if w.stopping || s.aborting.Load() {
+		conn.close(ErrClosed)
+		return
+	}
+	if s.handler != nil {
+		conn.handler = s.handler
+		conn.armRecv()
+		conn.tellOpen()
+		return
+	}
+	conn.armRecv()
+	st := &serveTask{s: conn}
+	st.self = st
+	st.detached = true
+	st.ctx.t, st.ctx.w, st.ctx.values = &st.task, w, s.ctx
+	w.load.Add(1)
+	w.start(&st.task)
+}
+
+// serveTask is the task of a server's connection.
+type serveTask struct {
+	task
+	s *Stream
+}
+
+func (st *serveTask) runTask(c *Context) {
+	// Deferred: also when fn panics or calls Goexit.
+	defer func() {
+		if !st.s.closed {
+			st.s.close(nil)
+		}
+	}()
+	_ = st.s.server.task(c, st.s) // the task's error ends its connection, and only that
+}
+
+func (st *serveTask) panicked(rt *Runtime, failure *PanicError) { rt.reportPanic(failure) }
+
+// end is for a server whose runtime has ended: nothing of it is left.
+func (s *Server) end() {
+	s.alive.Store(0)
+	s.conns.Store(0)
+	s.maybeDone()
+}

@@ -1,0 +1,89 @@
+package veloq
+
+// What a worker counts, and how others read it.
+
+// workerStats are one worker's plain counters: only the worker touches them, see Runtime.Stats.
+type workerStats struct {
+	turns          uint64
+	waits          uint64
+	completions    uint64
+	orphans        uint64
+	ringFull       uint64
+	overflows      uint64
+	noBuffers      uint64
+	spills         uint64
+	inlineSends    uint64
+	inlineShort    uint64
+	writesFull     uint64
+	accepted       uint64
+	acceptBackoffs uint64
+	edgesFull      uint64
+	lastBatch      int
+}
+
+// WorkerStats are one worker's counters since its start, and what it holds now.
+type WorkerStats struct {
+	Turns       uint64 // rounds of the worker's loop
+	Crossings   uint64 // calls into C on the data path: one a turn, but for full rings
+	Waits       uint64 // turns that were ready to sleep in the kernel
+	Wakes       uint64 // times that another thread rang the doorbell
+	Submissions uint64 // operations handed to the driver
+	Completions uint64 // completions dispatched
+
+	InlineSends    uint64 // small sends, one for each stream and turn
+	InlineShort    uint64 // of them, those that the socket had no room for
+	RingFull       uint64 // extra crossings for want of room in the submission ring
+	Overflows      uint64 // extra crossings for want of room in the completion ring
+	NoBuffers      uint64 // receives that found the buffer group empty
+	Spills         uint64 // times that unread bytes were copied out to free buffers
+	WritesFull     uint64 // writes of handlers refused with ErrFull
+	Accepted       uint64 // connections that servers took
+	AcceptBackoffs uint64 // pauses of an accept for want of descriptors or memory
+	EdgesFull      uint64 // messages that took the inbox, the mesh's edge being full
+
+	Tasks       int // live tasks
+	Streams     int // open streams
+	Slots       int // streams and listeners that the driver may complete for
+	Timers      int // pending timers
+	BuffersFree int // receive buffers in the group
+	Buffers     int // receive buffers in all
+}
+
+// Stats returns each worker's counters, taken between two of its turns. After Close it returns nil.
+// Any goroutine, never a task. Blocks (for a turn of each worker).
+func (rt *Runtime) Stats() []WorkerStats {
+	all := make([]WorkerStats, len(rt.workers))
+	answers := make(chan int, len(rt.workers))
+	for i, w := range rt.workers {
+		if !w.post(&note{do: func(w *worker) {
+			all[i] = w.snapshot()
+			answers <- i
+		}}) {
+			return nil
+		}
+	}
+	for range rt.workers {
+		<-answers
+	}
+	return all
+}
+
+func (w *worker) snapshot() WorkerStats {
+	st := &w.stats
+	out := WorkerStats{
+		Turns: st.turns, Waits: st.waits, Wakes: w.wakes.Load(), Completions: st.completions,
+		InlineSends: st.inlineSends, InlineShort: st.inlineShort, RingFull: st.ringFull,
+		Overflows: st.overflows, NoBuffers: st.noBuffers, Spills: st.spills,
+		WritesFull: st.writesFull, Accepted: st.accepted, AcceptBackoffs: st.acceptBackoffs,
+		EdgesFull: st.edgesFull,
+		Tasks:     w.tasks, Streams: w.streams, Slots: w.slots.used,
+		Timers: w.timers.wheel.Pending(),
+	}
+	if !w.ended.Load() {
+		out.Crossings = w.driver.Enters
+		out.Submissions = w.driver.Staged
+		out.BuffersFree = int(w.buffers.free)
+		out.Buffers = int(w.buffers.ring.Count)
+	}
+	return out
+}

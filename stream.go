@@ -1,0 +1,289 @@
+package veloq
+
+// Stream: a TCP connection on a worker: its state, its completions and its end.
+
+import (
+	"net"
+	"os"
+
+	"github.com/veloq/veloq/internal/core"
+)
+
+// Stream is a TCP connection that lives on a worker. In a task its calls park the task and block
+// nobody else; in a handler they return at once (see Handler). One task may read while others write.
+//
+// Every method is Worker only, unless it says otherwise: from another worker or goroutine it returns
+// ErrWrongWorker. Errors are *net.OpError as package net makes them, with the same things inside:
+// errors.Is works for net.ErrClosed, os.ErrDeadlineExceeded, io.EOF and the system's errno.
+type Stream struct {
+	w       *worker
+	slot    uint64
+	fd      int32
+	network string
+	server  *Server // nil for dialed and accepted ones
+	handler Handler // nil on the task door
+	user    any
+
+	// Ops in flight, inline sends not counted.
+	inFlight   int16
+	recvArmed  bool
+	recvCancel bool // a cancel of the receive is under way
+	starving   bool // waits for a receive buffer
+	paused     bool // by PauseRead
+	readShut   bool // CloseRead was called
+	connecting bool
+	dirty      bool // in w.dirty
+	settling   bool // in w.settling
+	shutWanted bool // CloseWrite was called
+	shutSent   bool
+	closed     bool // Close was called, or what amounts to it
+	closeTold  bool // OnClose was called
+	abandoned  bool // unsent bytes are given up
+	released   bool // the descriptor is on its way out
+	lingers    bool // close(2) may block
+	wantRoom   bool // a handler met ErrFull and waits for OnWritable
+
+	recv     receive
+	send     sending
+	deadline *deadlines // nil until one is set
+	closeErr error      // why it closed; nil by the user's wish
+	local    *net.TCPAddr
+	remote   *net.TCPAddr
+}
+
+// newStream makes the stream of an open socket. The worker owns fd from here.
+func (w *worker) newStream(fd int32, network string) *Stream {
+	s := &Stream{w: w, fd: fd, network: network}
+	s.slot = w.slots.add(s)
+	w.streams++
+	w.load.Add(1)
+	return s
+}
+
+// complete implements operand.
+func (s *Stream) complete(kind opKind, res int32, flags uint32) {
+	switch kind {
+	case opRecv:
+		s.onRecv(res, flags)
+	case opSendInline:
+		s.onSendInline(res)
+	case opSend:
+		s.inFlight--
+		s.onSend(res)
+	case opShutdown:
+		s.inFlight--
+		s.settle()
+	case opConnect:
+		s.inFlight--
+		s.onConnect(res)
+	}
+}
+
+// Close closes the stream: waiting calls return net.ErrClosed, what was written is still sent in the
+// background, for Config.CloseTimeout at most, and then the socket is closed. It returns at once. A
+// second Close does nothing.
+func (s *Stream) Close() error {
+	if err := s.check("close"); err != nil {
+		return err
+	}
+	s.close(nil)
+	return nil
+}
+
+// close begins the end; why is what the handler's OnClose will hear, nil for the user's own Close.
+func (s *Stream) close(why error) {
+	if s.closed {
+		return
+	}
+	s.closed = true
+	s.closeErr = why
+	s.stopRecv()
+	s.dropUnread()
+	s.wakeAll()
+	if s.send.failed != nil {
+		s.abandon()
+	} else if s.pending() > 0 {
+		s.boundClose()
+	}
+	if s.connecting {
+		s.w.stageCancel(opConnect, s.slot)
+	}
+	s.settle()
+}
+
+// abandon gives up what has not been sent.
+func (s *Stream) abandon() {
+	if s.abandoned {
+		return
+	}
+	s.abandoned = true
+	if s.send.out != nil && s.send.out.busy {
+		s.w.stageCancel(opSend, s.slot)
+	} else {
+		s.dropOut()
+	}
+	s.settle()
+}
+
+// abort implements operand: the runtime ends.
+func (s *Stream) abort() {
+	s.close(ErrClosed)
+	s.abandon()
+}
+
+func (s *Stream) wakeAll() {
+	s.w.wake(s.recv.reader)
+	s.w.wake(s.send.writer)
+	for _, t := range s.send.queue {
+		s.w.wake(t)
+	}
+}
+
+// settle has the worker look at the stream once this dispatch is over: whether a half-close or the
+// end of the socket can go out now.
+func (s *Stream) settle() {
+	if !s.settling && (s.closed || s.shutWanted) {
+		s.settling = true
+		s.w.settling = append(s.w.settling, s)
+	}
+}
+
+// settleStreams takes the next step of every stream that is shutting down or closing.
+func (w *worker) settleStreams() {
+	list := w.settling
+	w.settling = w.settlingSpare[:0]
+	for i, s := range list {
+		list[i] = nil
+		s.settling = false
+		s.step()
+	}
+	w.settlingSpare = list[:0]
+}
+
+func (s *Stream) step() {
+	if s.closed && !s.closeTold {
+		s.closeTold = true
+		s.tellClosed()
+	}
+	if s.released {
+		return
+	}
+	if s.unconfirmed() {
+		// Inline bytes go out with this turn's enter; look again after it.
+		s.settle()
+		return
+	}
+	out := s.send.out
+	if out != nil && (out.busy || (out.bytes > 0 && !s.abandoned)) {
+		return // its completion comes back here
+	}
+	if s.shutWanted && !s.shutSent && !s.closed {
+		s.shutSent = true
+		sqe := s.w.stage(core.OpShutdown, opShutdown, s.slot)
+		sqe.FD = s.fd
+		sqe.Len = core.ShutWrite
+		s.inFlight++
+		return
+	}
+	if s.closed && s.inFlight == 0 && s.recv.reader == nil && s.send.writer == nil {
+		s.release()
+	}
+}
+
+// release closes the descriptor and leaves the worker's table: no op is in flight any more.
+func (s *Stream) release() {
+	s.released = true
+	s.dropOut()
+	s.clearDeadlines()
+	w := s.w
+	if s.fd >= 0 {
+		sqe := w.stage(core.OpClose, opClose, s.slot)
+		sqe.FD = s.fd
+		sqe.Flags = core.SQESkipSuccess
+		if s.lingers {
+			sqe.Flags |= core.SQEMayBlock
+		}
+		s.fd = -1
+	}
+	w.slots.remove(s.slot)
+	w.streams--
+	w.load.Add(-1)
+	if s.server != nil {
+		s.server.connEnded(w)
+	}
+}
+
+// check is what every public method asks first: the right caller, and still open.
+func (s *Stream) check(op string) error {
+	if !s.w.here() {
+		return s.opError(op, ErrWrongWorker)
+	}
+	if s.closed && op != "close" {
+		return s.opError(op, net.ErrClosed)
+	}
+	return nil
+}
+
+// opError wraps err as package net does: with both addresses and the network.
+func (s *Stream) opError(op string, err error) error {
+	e := &net.OpError{Op: op, Net: s.network, Err: err}
+	// The addresses are asked of the socket on first use; a wrong caller must not do that here.
+	if err != ErrWrongWorker { //nolint:errorlint // identity
+		if a := s.localAddr(); a != nil {
+			e.Source = a
+		}
+		if a := s.remoteAddr(); a != nil {
+			e.Addr = a
+		}
+	}
+	return e
+}
+
+// sysError is opError for a completion's negative result.
+func (s *Stream) sysError(op, call string, res int32) error {
+	return s.opError(op, os.NewSyscallError(call, core.Errno(-res).Sys()))
+}
+
+// LocalAddr returns the local address, a *net.TCPAddr, or nil where the system can't say. It is known
+// from the first call on; before that, and for the first call itself, Worker only.
+func (s *Stream) LocalAddr() net.Addr {
+	if a := s.localAddr(); a != nil {
+		return a
+	}
+	return nil
+}
+
+// RemoteAddr returns the peer's address, as LocalAddr does the local one.
+func (s *Stream) RemoteAddr() net.Addr {
+	if a := s.remoteAddr(); a != nil {
+		return a
+	}
+	return nil
+}
+
+func (s *Stream) localAddr() *net.TCPAddr {
+	if s.local == nil && s.fd >= 0 {
+		if a, err := core.LocalAddr(s.fd); err == nil {
+			s.local = tcpAddr(&a)
+		}
+	}
+	return s.local
+}
+
+func (s *Stream) remoteAddr() *net.TCPAddr {
+	if s.remote == nil && s.fd >= 0 && !s.connecting {
+		if a, err := core.PeerAddr(s.fd); err == nil {
+			s.remote = tcpAddr(&a)
+		}
+	}
+	return s.remote
+}
+
+// UserData returns what SetUserData stored, nil before.
+func (s *Stream) UserData() any { return s.user }
+
+// SetUserData stores one value with the stream, for handlers.
+func (s *Stream) SetUserData(v any) { s.user = v }
+
+// Worker returns the index of the worker that the stream lives on. Any goroutine.
+func (s *Stream) Worker() int { return s.w.id }

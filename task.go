@@ -1,0 +1,261 @@
+package veloq
+
+// Tasks: coroutines that a worker resumes, how they park and wake, and how they end.
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/veloq/veloq/internal/gid"
+)
+
+// ErrGoexit is what joining a task gives that called runtime.Goexit.
+var ErrGoexit = errors.New("veloq: task called runtime.Goexit")
+
+// PanicError carries a task's panic to whoever joins it.
+type PanicError struct {
+	Value any    // what panic was called with
+	Stack []byte // of the task, at the panic
+}
+
+// Error implements error; the text ends with the task's stack.
+func (e *PanicError) Error() string {
+	return fmt.Sprintf("veloq: task panicked: %v\n\n%s", e.Value, e.Stack)
+}
+
+// Unwrap returns the panic's value where it is an error.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// A task is worker-owned from its arrival on the worker to its end.
+type task struct {
+	ctx  Context
+	self runner
+	co   *coroutine // nil before the first resume and after the end
+	next *task      // in a taskQueue
+
+	liveNext, livePrev *task // among the worker's live tasks
+
+	parked   bool // waits for a wake
+	queued   bool // in the run queue
+	returned bool // run came back by itself
+	ended    bool
+	detached bool // nobody can join: a panic goes to the panic handler at once
+	failure  error
+
+	done joinState
+}
+
+// A runner is the typed half of a task: what it runs, and where a result goes.
+type runner interface {
+	runTask(c *Context)
+	// panicked hears of a panic that no detached task had.
+	panicked(rt *Runtime, failure *PanicError)
+}
+
+// taskQueue is a FIFO of tasks, linked through them.
+type taskQueue struct {
+	head, tail *task
+	len        int
+}
+
+func (q *taskQueue) push(t *task) {
+	t.next = nil
+	if q.tail == nil {
+		q.head = t
+	} else {
+		q.tail.next = t
+	}
+	q.tail = t
+	q.len++
+}
+
+func (q *taskQueue) pop() *task {
+	t := q.head
+	if t == nil {
+		return nil
+	}
+	q.head = t.next
+	if q.head == nil {
+		q.tail = nil
+	}
+	t.next = nil
+	q.len--
+	return t
+}
+
+// A coroutine runs tasks one after another on its worker's thread.
+type coroutine struct {
+	w     *worker
+	g     uintptr
+	t     *task
+	yield func(struct{}) bool
+	next  func() (struct{}, bool)
+	stop  func()
+}
+
+func newCoroutine(w *worker) *coroutine {
+	co := &coroutine{w: w}
+	co.next, co.stop = iter.Pull(func(yield func(struct{}) bool) {
+		co.yield = yield
+		co.g = gid.Get()
+		co.serve()
+	})
+	return co
+}
+
+// serve runs tasks until the coroutine is stopped. A task that calls runtime.Goexit unwinds it; the
+// deferred half then goes on serving from inside the unwinding, which can't be stopped but need not
+// end: so neither the worker nor the coroutine is lost.
+func (co *coroutine) serve() {
+	stopped := false
+	defer func() {
+		if stopped {
+			return
+		}
+		if co.yield(struct{}{}) {
+			co.serve()
+		}
+	}()
+	for {
+		co.w.currentG.Store(co.g)
+		co.runTask()
+		if !co.yield(struct{}{}) {
+			stopped = true
+			return
+		}
+	}
+}
+
+// runTask runs the coroutine's task to its end, and recovers its panic.
+func (co *coroutine) runTask() {
+	t := co.t
+	t.failure = ErrGoexit // unless it returns or panics
+	defer func() {
+		t.ended = true
+		if t.returned {
+			return
+		}
+		if value := recover(); value != nil {
+			t.failure = &PanicError{Value: value, Stack: debug.Stack()}
+		}
+	}()
+	t.self.runTask(&t.ctx)
+	t.failure = nil
+	t.returned = true
+}
+
+// resume runs t until it parks or ends. Called by the worker, never by a task.
+func (w *worker) resume(t *task) {
+	t.parked, t.queued = false, false
+	co := t.co
+	if co == nil {
+		co = w.takeCoroutine()
+		co.t, t.co = t, co
+	}
+	w.running = t
+	if co.g != 0 {
+		w.currentG.Store(co.g)
+	}
+	co.next()
+	w.currentG.Store(w.g)
+	w.running = nil
+	if t.ended {
+		t.co, co.t = nil, nil
+		w.idle = append(w.idle, co)
+		w.endTask(t)
+	}
+}
+
+// coroutinesIdleMax bounds the coroutines that a worker keeps for its next tasks.
+const coroutinesIdleMax = 1024
+
+func (w *worker) takeCoroutine() *coroutine {
+	if n := len(w.idle); n > 0 {
+		co := w.idle[n-1]
+		w.idle[n-1] = nil
+		w.idle = w.idle[:n-1]
+		return co
+	}
+	return newCoroutine(w)
+}
+
+// endTask accounts for a task that ran to its end.
+func (w *worker) endTask(t *task) {
+	w.tasks--
+	w.load.Add(-1)
+	w.unlink(t)
+	if pe, ok := t.failure.(*PanicError); ok {
+		if t.detached {
+			w.rt.reportPanic(pe)
+		} else {
+			t.self.panicked(w.rt, pe)
+		}
+	}
+	t.ctx.finish()
+	t.done.finish(w)
+}
+
+// park stops the task until wake. The caller has registered itself with whatever will call wake,
+// checks its condition again afterwards, and takes the registration back before it returns: a wake
+// may also come for another reason, such as cancellation.
+func (t *task) park() {
+	t.parked = true
+	if !t.co.yield(struct{}{}) {
+		// The worker is ending for good and will not resume: run the deferred calls and be gone.
+		runtime.Goexit()
+	}
+}
+
+// wake makes a parked task runnable. Worker only.
+func (w *worker) wake(t *task) {
+	if t != nil && t.parked && !t.queued {
+		t.queued = true
+		w.runq.push(t)
+	}
+}
+
+// start takes a task that arrived on the worker.
+func (w *worker) start(t *task) {
+	w.tasks++
+	w.link(t)
+	t.queued = true
+	w.runq.push(t)
+}
+
+func (w *worker) link(t *task) {
+	t.liveNext = w.live
+	if w.live != nil {
+		w.live.livePrev = t
+	}
+	w.live = t
+}
+
+func (w *worker) unlink(t *task) {
+	if t.livePrev != nil {
+		t.livePrev.liveNext = t.liveNext
+	} else {
+		w.live = t.liveNext
+	}
+	if t.liveNext != nil {
+		t.liveNext.livePrev = t.livePrev
+	}
+	t.liveNext, t.livePrev = nil, nil
+}
+
+// runTasks resumes what is runnable, up to a budget, so that completions are not left waiting by
+// tasks that keep waking one another.
+func (w *worker) runTasks() {
+	for range tasksPerTurn {
+		t := w.runq.pop()
+		if t == nil {
+			return
+		}
+		w.resume(t)
+	}
+}

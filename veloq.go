@@ -1,0 +1,452 @@
+// Package veloq is a network runtime: workers that each own a thread, a kernel ring, buffers and
+// timers, and on them three ways to do I/O. Handlers are callbacks; tasks are coroutines that read as
+// blocking code; both run on a worker, and a worker crosses into C once a turn, however many
+// connections it serves in it.
+//
+// docs/ownership.md says what may block where, and whose each buffer is.
+package veloq
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/veloq/veloq/internal/core"
+)
+
+// Driver names a driver implementation.
+type Driver uint8
+
+// The drivers. A driver asked for by name that can't start is an error, never another driver.
+const (
+	DriverAuto  Driver = iota // the best that starts here
+	DriverURing               // Linux io_uring
+)
+
+// String returns the driver's name.
+func (d Driver) String() string {
+	switch d {
+	case DriverAuto:
+		return "auto"
+	case DriverURing:
+		return "uring"
+	}
+	return fmt.Sprintf("Driver(%d)", uint8(d))
+}
+
+// ParseDriver returns the driver of that name: "auto", "uring".
+func ParseDriver(name string) (Driver, error) {
+	for _, d := range []Driver{DriverAuto, DriverURing} {
+		if d.String() == name {
+			return d, nil
+		}
+	}
+	return DriverAuto, fmt.Errorf("veloq: unknown driver %q", name)
+}
+
+// Config says how a runtime is made. The zero value of each field is its default.
+type Config struct {
+	// Workers is how many; the default is half of GOMAXPROCS, at least 1: fewer workers make larger
+	// batches, and the other half is left for goroutines and the collector.
+	Workers int
+	// Driver is DriverAuto by default.
+	Driver Driver
+	// PinCPU ties worker i to CPU i.
+	PinCPU bool
+	// Spin is how long an idle worker looks for work before it sleeps; off by default. It buys
+	// latency on few connections with CPU.
+	Spin time.Duration
+
+	// ReadLimit is how many bytes may be unread on one stream before its receiving is paused, default
+	// 256 KiB. What the kernel had already received by then comes on top, once.
+	ReadLimit int
+	// WriteHigh is how many bytes may wait to be sent on one stream before writers wait or, in a
+	// handler, get ErrFull; default 256 KiB.
+	WriteHigh int
+	// CloseTimeout is how long a closed stream goes on sending what was written, default 10 s.
+	CloseTimeout time.Duration
+	// InboxLimit is how many tasks from goroutines may wait on one worker to be started, default
+	// 65536; beyond it Spawn and Go fail with ErrFull.
+	InboxLimit int
+
+	// SubmissionEntries and CompletionEntries are the sizes of each worker's rings, powers of two,
+	// default 4096 and 32768. A full ring costs a crossing, nothing else.
+	SubmissionEntries, CompletionEntries int
+	// BufferCount and BufferSize are each worker's receive buffers, default 128 of 64 KiB, each filled
+	// by one connection after another; BufferCount is a power of two. On kernels before 6.12 a buffer
+	// holds what one receive got, and BufferSize/4 and BufferCount*4 are used.
+	BufferCount, BufferSize int
+	// ArenaSize is each of a worker's two areas for a turn's small sends in bytes, default 1 MiB.
+	ArenaSize int
+
+	// OnPanic gets the panic of a task that nobody joins and of a handler, on a goroutine of the
+	// runtime's choice. The default, nil, crashes the program, as a goroutine's panic does.
+	OnPanic func(*PanicError)
+
+	deny uint32 // core.Cap* that must not be used; for tests
+}
+
+func (c *Config) setDefaults() error {
+	set := func(field *int, value int) {
+		if *field == 0 {
+			*field = value
+		}
+	}
+	set(&c.Workers, max(runtime.GOMAXPROCS(0)/2, 1))
+	set(&c.ReadLimit, 256<<10)
+	set(&c.WriteHigh, 256<<10)
+	set(&c.InboxLimit, 65536)
+	set(&c.SubmissionEntries, 4096)
+	set(&c.CompletionEntries, max(32768, c.SubmissionEntries))
+	set(&c.BufferCount, 128)
+	set(&c.BufferSize, 64<<10)
+	set(&c.ArenaSize, 1<<20)
+	if c.CloseTimeout == 0 {
+		c.CloseTimeout = 10 * time.Second
+	}
+	return c.check()
+}
+
+func (c *Config) check() error {
+	power := func(n, low, high int) bool { return n >= low && n <= high && n&(n-1) == 0 }
+	switch {
+	case c.Workers < 1 || c.Workers > workersMax:
+		return configError("Workers must be 1 to %d, is %d", workersMax, c.Workers)
+	case c.Driver > DriverURing:
+		return configError("no driver %d", c.Driver)
+	case c.Spin < 0 || c.Spin > time.Second:
+		return configError("Spin must be 0 to 1s, is %v", c.Spin)
+	case c.ReadLimit < 1 || c.WriteHigh < 1 || c.InboxLimit < 1:
+		return configError("ReadLimit, WriteHigh and InboxLimit must be positive")
+	case c.CloseTimeout < 0:
+		return configError("CloseTimeout must not be negative, is %v", c.CloseTimeout)
+	case !power(c.SubmissionEntries, 8, 32768):
+		return configError("SubmissionEntries must be a power of two, 8 to 32768, is %d", c.SubmissionEntries)
+	case !power(c.CompletionEntries, c.SubmissionEntries, 65536):
+		return configError("CompletionEntries must be a power of two, SubmissionEntries to 65536, is %d", c.CompletionEntries)
+	case !power(c.BufferCount, 2, 8192):
+		return configError("BufferCount must be a power of two, 2 to 8192, is %d", c.BufferCount)
+	case c.BufferSize < 1024 || c.BufferSize > 1<<20:
+		return configError("BufferSize must be 1 KiB to 1 MiB, is %d", c.BufferSize)
+	case c.ArenaSize < inlineMax || c.ArenaSize > 1<<30:
+		return configError("ArenaSize must be 16 KiB to 1 GiB, is %d", c.ArenaSize)
+	}
+	return nil
+}
+
+const workersMax = 1024
+
+func configError(format string, args ...any) error {
+	return fmt.Errorf("veloq: Config."+format, args...)
+}
+
+func (c *Config) core() core.Config {
+	return core.Config{
+		Kind:            uint32(c.Driver),
+		Deny:            c.deny,
+		SQEntries:       uint32(c.SubmissionEntries),
+		CQEntries:       uint32(c.CompletionEntries),
+		BufferCount:     uint32(c.BufferCount),
+		BufferSizeBytes: uint32(c.BufferSize),
+		WholeCount:      uint32(c.BufferCount * 4),
+		WholeSizeBytes:  uint32(c.BufferSize / 4),
+	}
+}
+
+// Runtime is a set of workers. Its methods are for any goroutine; those that block are not for tasks.
+type Runtime struct {
+	config  Config
+	workers []*worker
+	mesh    *mesh // nil with one worker
+	closing atomic.Bool
+	looping sync.WaitGroup // workers that may still send to others
+	done    sync.WaitGroup // workers that have not freed everything
+
+	mu      sync.Mutex
+	servers map[*Server]struct{}
+	reports []core.Report
+	closed  chan struct{}
+	freed   bool
+}
+
+// New starts a runtime. If a worker can't start, none does, and the error (a *DriverError where the
+// system refused) names the cause and the cure. Any goroutine. Blocks.
+func New(config Config) (*Runtime, error) {
+	if err := config.setDefaults(); err != nil {
+		return nil, err
+	}
+	rt := &Runtime{
+		config:  config,
+		servers: map[*Server]struct{}{},
+		reports: make([]core.Report, config.Workers),
+		closed:  make(chan struct{}),
+	}
+	if !core.Available {
+		return nil, noDriverError()
+	}
+	if config.Workers > 1 {
+		m, err := newMesh(config.Workers)
+		if err != nil {
+			return nil, &DriverError{Step: "mesh", Err: err}
+		}
+		rt.mesh = m
+	}
+	for i := range config.Workers {
+		rt.workers = append(rt.workers, newWorker(rt, i))
+	}
+	if err := rt.start(); err != nil {
+		if rt.mesh != nil {
+			rt.mesh.free()
+		}
+		return nil, err
+	}
+	return rt, nil
+}
+
+// start starts the workers one after another: a worker may send to the others only when all are
+// there, which is when its start is waited for here.
+func (rt *Runtime) start() error {
+	for i, w := range rt.workers {
+		started := make(chan error, 1)
+		rt.looping.Add(1)
+		rt.done.Add(1)
+		go w.main(started)
+		if err := <-started; err != nil {
+			rt.looping.Done()
+			rt.done.Done()
+			for _, w := range rt.workers[:i] {
+				w.post(&note{do: (*worker).stop})
+			}
+			rt.done.Wait()
+			return err
+		}
+	}
+	return nil
+}
+
+// Workers returns how many workers there are.
+func (rt *Runtime) Workers() int { return len(rt.workers) }
+
+// Close ends everything at once: servers, connections, tasks (which get ErrClosed wherever they wait,
+// and are unwound by runtime.Goexit if they wait again after a second), and waits until it is
+// over. A second Close waits too. From a task it begins the end and returns ErrNotTask, since a task
+// can't wait for its own. Any goroutine. Blocks.
+func (rt *Runtime) Close() error {
+	rt.closing.Store(true)
+	for _, w := range rt.workers {
+		w.post(&note{do: (*worker).stop})
+	}
+	for _, w := range rt.workers {
+		if w.here() && !w.ended.Load() {
+			return ErrNotTask
+		}
+	}
+	rt.done.Wait()
+	rt.finish()
+	return nil
+}
+
+// finish frees what the workers shared, once.
+func (rt *Runtime) finish() {
+	rt.mu.Lock()
+	if rt.freed {
+		rt.mu.Unlock()
+		<-rt.closed
+		return
+	}
+	rt.freed = true
+	servers := rt.servers
+	rt.servers = nil
+	rt.mu.Unlock()
+	if rt.mesh != nil {
+		rt.mesh.free()
+	}
+	for s := range servers {
+		s.end()
+	}
+	close(rt.closed)
+}
+
+// Shutdown stops the servers, waits until their connections and all tasks have ended by themselves,
+// and closes the runtime. If ctx is done before, it closes anyway and returns the context's error.
+// Any goroutine, never a task. Blocks.
+func (rt *Runtime) Shutdown(ctx context.Context) error {
+	rt.mu.Lock()
+	servers := make([]*Server, 0, len(rt.servers))
+	for s := range rt.servers {
+		servers = append(servers, s)
+	}
+	rt.mu.Unlock()
+	var late error
+	for _, s := range servers {
+		if err := s.Shutdown(ctx); err != nil {
+			late = err
+			break
+		}
+	}
+	for late == nil && !rt.idle() {
+		late = ctx.Err()
+		if late == nil {
+			// Tasks end at their own time, and tell nobody: look again soon.
+			timer := time.NewTimer(time.Millisecond)
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+			}
+			timer.Stop()
+		}
+	}
+	if err := rt.Close(); err != nil {
+		return err
+	}
+	return late
+}
+
+func (rt *Runtime) idle() bool {
+	for _, w := range rt.workers {
+		if w.load.Load() > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (rt *Runtime) addServer(s *Server) bool {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	if rt.closing.Load() || rt.servers == nil {
+		return false
+	}
+	rt.servers[s] = struct{}{}
+	return true
+}
+
+func (rt *Runtime) removeServer(s *Server) {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	delete(rt.servers, s)
+}
+
+// submit implements Spawner: the task goes to the less loaded of two workers.
+func (rt *Runtime) submit(t *task, target int) error {
+	if target == anyWorker {
+		target = rt.choose()
+	}
+	if target < 0 || target >= len(rt.workers) {
+		return ErrNoWorker
+	}
+	if rt.closing.Load() {
+		return ErrClosed
+	}
+	w := rt.workers[target]
+	t.ctx.w = w
+	w.load.Add(1)
+	err := w.postStart(t)
+	if err != nil {
+		w.load.Add(-1)
+	}
+	return err
+}
+
+// choose returns the less loaded of two workers taken at random.
+func (rt *Runtime) choose() int {
+	n := len(rt.workers)
+	if n == 1 {
+		return 0
+	}
+	i := rand.IntN(n)
+	j := (i + 1 + rand.IntN(n-1)) % n
+	if rt.workers[j].load.Load() < rt.workers[i].load.Load() {
+		return j
+	}
+	return i
+}
+
+// leastLoaded returns the worker with the fewest tasks and streams, w where it is one of them.
+func (rt *Runtime) leastLoaded(w *worker) *worker {
+	best := w
+	for _, other := range rt.workers {
+		if other.load.Load() < best.load.Load() {
+			best = other
+		}
+	}
+	return best
+}
+
+// submit implements Spawner: the task stays on the worker, unless it is sent to another.
+func (c *Context) submit(t *task, target int) error {
+	w := c.w
+	if !w.here() {
+		return ErrWrongWorker
+	}
+	t.ctx.values = c.values
+	if target == anyWorker || target == w.id {
+		if w.stopping {
+			return ErrClosed
+		}
+		t.ctx.w = w
+		w.load.Add(1)
+		w.start(t)
+		return nil
+	}
+	if target < 0 || target >= len(w.rt.workers) {
+		return ErrNoWorker
+	}
+	to := w.rt.workers[target]
+	t.ctx.w = to
+	to.load.Add(1)
+	if !to.ended.Load() && w.rt.mesh.edge(w.id, target).push(message{kind: messageStart, t: t}) {
+		w.knockLater(to)
+		return nil
+	}
+	err := to.postStart(t)
+	if err != nil {
+		to.load.Add(-1)
+	}
+	return err
+}
+
+// reportPanic is for panics that nobody joins.
+func (rt *Runtime) reportPanic(pe *PanicError) {
+	if rt.config.OnPanic != nil {
+		rt.config.OnPanic(pe)
+		return
+	}
+	panic(pe)
+}
+
+// broken is for a driver that can't go on: there is nothing to be saved.
+func (rt *Runtime) broken(w *worker, err error) {
+	panic(fmt.Sprintf("veloq: worker %d: driver: %v", w.id, err))
+}
+
+func (rt *Runtime) noteReport(worker int, r core.Report) {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	rt.reports[worker] = r
+}
+
+var defaultRuntime struct {
+	mu sync.Mutex
+	rt *Runtime
+}
+
+// Default returns the runtime that package-level functions use: made on the first call, with the
+// zero Config, and made anew should it have been closed. Any goroutine.
+func Default() (*Runtime, error) {
+	defaultRuntime.mu.Lock()
+	defer defaultRuntime.mu.Unlock()
+	if rt := defaultRuntime.rt; rt != nil && !rt.closing.Load() {
+		return rt, nil
+	}
+	rt, err := New(Config{})
+	if err != nil {
+		return nil, err
+	}
+	defaultRuntime.rt = rt
+	return rt, nil
+}

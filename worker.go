@@ -1,0 +1,370 @@
+package veloq
+
+// Worker: one goroutine locked to a thread, with a driver, buffers, a run queue and timers that
+// nothing else touches; and its turn.
+
+import (
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/veloq/veloq/internal/core"
+	"github.com/veloq/veloq/internal/gid"
+	"github.com/veloq/veloq/internal/wheel"
+)
+
+// tasksPerTurn bounds the resumes between two crossings.
+const tasksPerTurn = 4096
+
+// yieldEvery is how long a worker is active before it lets Go's scheduler have its thread's P for a
+// moment: a locked goroutine that never yields keeps sysmon polling every 20 µs, which costs more.
+const yieldEvery = int64(time.Millisecond)
+
+// stopGrace is how long tasks have to come back from a cancelled wait when the runtime closes.
+const stopGrace = time.Second
+
+type worker struct {
+	rt     *Runtime
+	id     int
+	driver *core.Driver
+	g      uintptr // the worker's own goroutine
+
+	// Any thread.
+	currentG atomic.Uintptr // the goroutine that runs on the worker now: its own, or a task's
+	inbox    inbox
+	posters  atomic.Int64
+	ended    atomic.Bool
+	load     atomic.Int64 // tasks and streams, for those who choose a worker
+	wakes    atomic.Uint64
+
+	// The worker's alone.
+	running        *task
+	runq           taskQueue
+	live           *task
+	tasks          int
+	idle           []*coroutine
+	slots          slotTable
+	streams        int
+	completions    []core.CQE
+	buffers        bufferGroup
+	unread         []*Stream // may have unread bytes
+	resumed        []*Stream // handlers that get what was kept
+	dirty          []*Stream // have something to send
+	dirtySpare     []*Stream
+	settling       []*Stream // are shutting down or closing
+	settlingSpare  []*Stream
+	arena          *arena
+	sentArena      *arena
+	sendEpoch      uint64
+	outFree        []*outbound
+	chunkFree      []*chunk
+	timers         timers
+	timersInFlight int
+	knocking       []*worker
+	knocks         []bool
+	handlerContext Context
+	lastYield      int64
+	stopping       bool
+	grace          wheel.Timer
+	stats          workerStats
+}
+
+func newWorker(rt *Runtime, id int) *worker {
+	w := &worker{rt: rt, id: id, knocks: make([]bool, rt.config.Workers), sendEpoch: 1}
+	w.slots.init()
+	w.handlerContext.w = w
+	return w
+}
+
+// main is the worker's goroutine. It reports its start, or why it could not.
+func (w *worker) main(started chan<- error) {
+	runtime.LockOSThread() // never unlocked: the thread, with what was set on it, ends with the goroutine
+	if err := w.setUp(); err != nil {
+		started <- err
+		return
+	}
+	started <- nil
+	// A coroutine that a task ended by Goexit passes the Goexit on when it is stopped: so the end
+	// is deferred, and reached either way.
+	defer w.tearDown()
+	for !w.finished() {
+		w.turn()
+	}
+	w.stopCoroutines()
+}
+
+func (w *worker) setUp() error {
+	w.g = gid.Get()
+	w.currentG.Store(w.g)
+	c := &w.rt.config
+	if c.PinCPU {
+		if err := core.PinThread(uint32(w.id % runtime.NumCPU())); err != nil {
+			return &DriverError{Step: "pin", Err: err}
+		}
+	}
+	driver, report, err := core.CreateDriver(c.core())
+	w.rt.noteReport(w.id, report)
+	if err != nil {
+		return driverError(c, report, err)
+	}
+	w.driver = driver
+	for _, a := range []**arena{&w.arena, &w.sentArena} {
+		if *a, err = newArena(c.ArenaSize); err != nil {
+			driver.Destroy()
+			return &DriverError{Step: "arena", Err: err}
+		}
+	}
+	w.buffers.init(w)
+	w.timers.init(w)
+	w.armWake()
+	return nil
+}
+
+// armWake stages the op that completes when the doorbell rings.
+func (w *worker) armWake() {
+	sqe := w.stage(core.OpPoll, opWake, 0)
+	w.driver.PrepWake(sqe)
+	sqe.UserData = opWake.token(0)
+}
+
+// turn is one round: everything runnable runs, everything staged goes out in one crossing, and
+// everything that completed is dispatched.
+func (w *worker) turn() {
+	w.stats.turns++
+	w.drainMesh()
+	w.drainInbox()
+	w.timers.tick()
+	w.runTasks()
+	w.settleStreams()
+	w.resumeHandlers()
+	w.buffers.reclaim()
+	w.flush()
+	w.timers.arm()
+	w.knockAll()
+	w.cross()
+	w.flip()
+	w.dispatch()
+	w.forgetRead()
+	if now := w.timers.now; now-w.lastYield > yieldEvery {
+		w.lastYield = now
+		runtime.Gosched()
+	}
+}
+
+// cross is the turn's one crossing. It waits only when nothing is left to do here, and says so first,
+// so that whoever brings work rings.
+func (w *worker) cross() {
+	if w.busy() {
+		w.enter(0)
+		return
+	}
+	if w.rt.config.Spin > 0 && w.spin() {
+		w.enter(0)
+		return
+	}
+	w.driver.Doorbell.Prepare()
+	if w.called() {
+		w.driver.Doorbell.Awake()
+		w.enter(0)
+		return
+	}
+	w.stats.waits++
+	w.enter(1)
+	w.driver.Doorbell.Awake()
+}
+
+// busy reports whether the worker itself has more to do at once.
+func (w *worker) busy() bool {
+	return w.runq.len > 0 || len(w.settling) > 0 || len(w.dirty) > 0 || len(w.resumed) > 0 ||
+		len(w.completions) > 0 || w.buffers.offered || w.called()
+}
+
+// called reports whether another thread has brought something: what is re-checked between saying
+// that the worker sleeps and sleeping.
+func (w *worker) called() bool {
+	return w.inbox.head.Load() != nil || w.buffers.returned.Load() != nil || w.meshWaiting()
+}
+
+// spin waits for work without sleeping, for Config.Spin at most, and reports whether there is any.
+// It pays only where the next completion is near, so it stops paying for itself after large batches.
+func (w *worker) spin() bool {
+	if w.stats.lastBatch > spinBatchMax {
+		return false
+	}
+	if w.driver.Unsubmitted() > 0 {
+		w.enter(0)
+		if len(w.completions) > 0 {
+			return true
+		}
+	}
+	until := clock() + int64(w.rt.config.Spin)
+	for clock() < until {
+		for range 16 {
+			if w.driver.Pending() || w.called() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// spinBatchMax is the largest batch after which a worker with Config.Spin spins.
+const spinBatchMax = 4
+
+// resumeHandlers gives handlers what was kept while they had paused.
+func (w *worker) resumeHandlers() {
+	list := w.resumed
+	w.resumed = nil
+	for _, s := range list {
+		s.deliverKept()
+	}
+}
+
+// stop begins the worker's end: everything on it is cancelled.
+func (w *worker) stop() {
+	if w.stopping {
+		return
+	}
+	w.stopping = true
+	for i := range w.slots.slots {
+		if owner := w.slots.slots[i].owner; owner != nil {
+			owner.abort()
+		}
+	}
+	for t := w.live; t != nil; t = t.liveNext {
+		t.ctx.cancel(ErrClosed)
+	}
+	// A turn at the latest then, to see whether all is over.
+	w.grace.Fire = func(*wheel.Timer, int64) {}
+	w.timers.add(&w.grace, w.timers.after(stopGrace))
+}
+
+// finished reports whether a stopping worker may end: nothing is left, or the grace is over and no
+// op of a stream is in flight that still needs memory.
+func (w *worker) finished() bool {
+	if !w.stopping {
+		return false
+	}
+	if w.tasks == 0 && w.slots.used == 0 && w.inbox.head.Load() == nil && !w.meshWaiting() &&
+		len(w.dirty) == 0 && w.driver.Unsubmitted() == 0 {
+		return true
+	}
+	if w.grace.Pending() {
+		return false
+	}
+	for i := range w.slots.slots {
+		if s, ok := w.slots.slots[i].owner.(*Stream); ok && s.inFlight > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// stopCoroutines ends the coroutines: the idle ones, and those whose tasks would not end, which run
+// their deferred calls.
+func (w *worker) stopCoroutines() {
+	for w.live != nil {
+		t := w.live
+		w.unlink(t)
+		w.tasks--
+		if t.co == nil {
+			t.failure = ErrClosed
+			t.ctx.finish()
+			t.done.finish(w)
+			continue
+		}
+		w.idle = append(w.idle, t.co)
+	}
+	w.stopIdle()
+}
+
+func (w *worker) stopIdle() {
+	for len(w.idle) > 0 {
+		w.stopOne()
+	}
+}
+
+// stopOne stops the last of the idle. If that ends in a Goexit, which can't be held up, the deferred
+// half stops the rest.
+func (w *worker) stopOne() {
+	n := len(w.idle)
+	co := w.idle[n-1]
+	w.idle = w.idle[:n-1]
+	returned := false
+	defer func() {
+		w.currentG.Store(w.g)
+		if co.t != nil {
+			w.endStopped(co.t)
+		}
+		if !returned {
+			w.stopIdle()
+		}
+	}()
+	w.currentG.Store(co.g)
+	co.stop()
+	returned = true
+}
+
+func (w *worker) endStopped(t *task) {
+	t.co = nil
+	t.failure = ErrClosed
+	t.ended = true
+	t.ctx.finish()
+	t.done.finish(w)
+}
+
+// tearDown waits for the other workers, so that nobody sends here any more, and frees what the kernel
+// and C hold.
+func (w *worker) tearDown() {
+	w.ended.Store(true)
+	w.rt.looping.Done()
+	w.rt.looping.Wait()
+	for w.posters.Load() != 0 {
+		runtime.Gosched()
+	}
+	w.refuseLate()
+	for i := range w.buffers.buffers {
+		w.buffers.buffers[i].gen.Add(1) // leases that are left see that their bytes are gone
+	}
+	for i := range w.slots.slots {
+		if s, ok := w.slots.slots[i].owner.(*Stream); ok && s.fd >= 0 {
+			_ = core.CloseSocket(s.fd)
+		}
+	}
+	w.driver.Destroy()
+	w.freeMemory()
+	w.rt.done.Done()
+}
+
+// refuseLate ends what was sent or posted too late.
+func (w *worker) refuseLate() {
+	w.stopping = true
+	for w.meshWaiting() {
+		w.drainMesh()
+	}
+	for n := w.inbox.takeAll(); n != nil; n = n.next {
+		if n.start != nil {
+			w.arrive(n.start)
+		}
+		if n.do != nil {
+			n.do(w)
+		}
+	}
+}
+
+func (w *worker) freeMemory() {
+	for i := range w.slots.slots {
+		if s, ok := w.slots.slots[i].owner.(*Stream); ok && s.send.out != nil {
+			s.send.out.drop()
+			s.send.out.free()
+		}
+	}
+	for _, o := range w.outFree {
+		o.free()
+	}
+	for _, c := range w.chunkFree {
+		c.free()
+	}
+	w.arena.free()
+	w.sentArena.free()
+}
