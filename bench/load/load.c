@@ -119,6 +119,15 @@ static double us(uint64_t ns)
 	return (double)ns / 1e3;
 }
 
+/* CPUs that neither server nor client used; a tick's rounding must not make it negative. */
+static double others_share(const struct result *r, double seconds)
+{
+	double ns =
+		(double)r->machine_busy_ns - (double)r->server_cpu_ns - (double)r->client_cpu_ns;
+
+	return ns > 0 && seconds > 0 ? ns / 1e9 / seconds : 0;
+}
+
 static void print_loop(const struct options *o, const struct result *r)
 {
 	double s = (double)r->measured_ns / 1e9;
@@ -136,6 +145,8 @@ static void print_loop(const struct options *o, const struct result *r)
 	}
 	printf(",\"client_cpu_us_per_req\":%.4f,\"client_cpu_share\":%.4f",
 	       us(r->client_cpu_ns) / n, s > 0 ? (double)r->client_cpu_ns / 1e9 / s : 0.0);
+	if (o->server_pid)
+		printf(",\"others_cpu_share\":%.3f", others_share(r, s));
 	printf(",\"p50_us\":%.2f,\"p90_us\":%.2f,\"p99_us\":%.2f,\"p999_us\":%.2f,\"max_us\":%.2f",
 	       us(hist_quantile(&r->latency, 0.5)), us(hist_quantile(&r->latency, 0.9)),
 	       us(hist_quantile(&r->latency, 0.99)), us(hist_quantile(&r->latency, 0.999)),

@@ -25,6 +25,7 @@ struct result {
 	uint64_t measured_ns;
 	uint64_t server_cpu_ns;
 	uint64_t client_cpu_ns;
+	uint64_t machine_busy_ns; /* all processes, to tell when others disturbed the run */
 	uint64_t server_rss_bytes;
 	unsigned server_thread_count;
 	struct hist latency;
@@ -56,6 +57,9 @@ uint64_t proc_cpu_ns(pid_t pid);
 
 /* Resident memory and thread count of a process; false if gone. */
 bool proc_status(pid_t pid, uint64_t *rss_bytes, unsigned *thread_count);
+
+/* CPU time that all processes of the machine have used, to a tick of 10 ms; 0 if unknown. */
+uint64_t machine_busy_ns(void);
 
 uint64_t clock_now_ns(void);
 

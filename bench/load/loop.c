@@ -48,7 +48,8 @@ struct loop {
 	unsigned char *pattern;
 	unsigned *list; /* connections to serve at the end of the turn */
 	unsigned list_count;
-	bool quiet; /* sends post nothing: see stage_send */
+	uint8_t file_flag; /* IOSQE_FIXED_FILE once the sockets are registered with the ring */
+	bool quiet;        /* sends post nothing: see stage_send */
 	bool failed;
 	uint64_t now_ns;
 	uint64_t request_count;
@@ -76,12 +77,18 @@ static uint64_t token(struct loop *l, struct conn *c, unsigned op)
 	return (uint64_t)(c - l->conns) << 1 | op;
 }
 
+/* What names the connection in an SQE: its place in the ring's file table, or its descriptor. */
+static int file(const struct loop *l, const struct conn *c)
+{
+	return l->file_flag ? (int)(c - l->conns) : c->fd;
+}
+
 static void stage_recv(struct loop *l, struct conn *c)
 {
 	struct io_uring_sqe *sqe = ring_sqe(&l->ring);
 
-	io_uring_prep_recv_multishot(sqe, c->fd, NULL, 0, 0);
-	sqe->flags |= IOSQE_BUFFER_SELECT;
+	io_uring_prep_recv_multishot(sqe, file(l, c), NULL, 0, 0);
+	sqe->flags |= IOSQE_BUFFER_SELECT | l->file_flag;
 	sqe->buf_group = l->bufs.group;
 	io_uring_sqe_set_data64(sqe, token(l, c, OP_RECV));
 	c->armed = true;
@@ -100,8 +107,9 @@ static void stage_send(struct loop *l, struct conn *c)
 	if (!bytes || c->sending)
 		return;
 	sqe = ring_sqe(&l->ring);
-	io_uring_prep_send(sqe, c->fd, l->pattern + (c->start + c->sent) % PATTERN_PERIOD,
+	io_uring_prep_send(sqe, file(l, c), l->pattern + (c->start + c->sent) % PATTERN_PERIOD,
 			   (size_t)bytes, MSG_WAITALL | MSG_NOSIGNAL);
+	sqe->flags |= l->file_flag;
 	io_uring_sqe_set_data64(sqe, token(l, c, OP_SEND));
 	if (l->quiet)
 		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
@@ -233,6 +241,21 @@ static int turn(struct loop *l)
 	return l->failed ? -1 : 0;
 }
 
+/* Saves a look-up of the descriptor a send; goes without where the kernel refuses. */
+static void register_files(struct loop *l)
+{
+	unsigned n = l->o->conn_count;
+	int *fds = calloc(n, sizeof(*fds));
+
+	if (!fds)
+		return;
+	for (unsigned i = 0; i < n; i++)
+		fds[i] = l->conns[i].fd;
+	if (io_uring_register_files(&l->ring, fds, n) == 0)
+		l->file_flag = IOSQE_FIXED_FILE;
+	free(fds);
+}
+
 static int prepare(struct loop *l)
 {
 	const struct options *o = l->o;
@@ -284,6 +307,7 @@ static int prepare(struct loop *l)
 		c->queued = window;
 		touch(l, c);
 	}
+	register_files(l);
 	return 0;
 }
 
@@ -292,7 +316,7 @@ static int measure(struct loop *l)
 	const struct options *o = l->o;
 	struct result *r = l->r;
 	uint64_t from, until, requests;
-	uint64_t client_ns, server_ns;
+	uint64_t client_ns, server_ns, busy_ns;
 
 	flush(l);
 	until = clock_now_ns() + (uint64_t)(o->warmup_s * 1e9);
@@ -305,6 +329,7 @@ static int measure(struct loop *l)
 	requests = l->request_count;
 	server_ns = o->server_pid ? proc_cpu_ns(o->server_pid) : 0;
 	client_ns = proc_cpu_ns(getpid());
+	busy_ns = machine_busy_ns();
 	from = clock_now_ns();
 	until = from + (uint64_t)(o->measure_s * 1e9);
 	do {
@@ -313,6 +338,7 @@ static int measure(struct loop *l)
 	} while (l->now_ns < until);
 
 	r->measured_ns = clock_now_ns() - from;
+	r->machine_busy_ns = machine_busy_ns() - busy_ns;
 	r->client_cpu_ns = proc_cpu_ns(getpid()) - client_ns;
 	if (o->server_pid) {
 		r->server_cpu_ns = proc_cpu_ns(o->server_pid) - server_ns;

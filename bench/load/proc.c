@@ -34,6 +34,22 @@ uint64_t proc_cpu_ns(pid_t pid)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+uint64_t machine_busy_ns(void)
+{
+	unsigned long long user = 0, nice = 0, system = 0, idle = 0, wait = 0, irq = 0, soft = 0;
+	FILE *f = fopen("/proc/stat", "re");
+	int n;
+
+	if (!f)
+		return 0;
+	n = fscanf(f, "cpu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle, &wait,
+		   &irq, &soft);
+	fclose(f);
+	if (n != 7)
+		return 0;
+	return (user + nice + system + irq + soft) * (1000000000u / (unsigned)sysconf(_SC_CLK_TCK));
+}
+
 bool proc_status(pid_t pid, uint64_t *rss_bytes, unsigned *thread_count)
 {
 	char path[64], line[256];
@@ -66,6 +82,9 @@ int net_connect(const struct sockaddr_in *addr)
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	/* Not a pacing one (BBR): its timers would make the client dearer. The server's is its own.
+	 */
+	setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
 	if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0) {
 		int err = errno;
 
