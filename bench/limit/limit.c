@@ -25,7 +25,7 @@
 #define IOV_MAX_COUNT 16u
 #define NONE          UINT32_MAX
 
-enum { OP_RECV = 0, OP_SEND = 1, OP_ACCEPT = 2 };
+enum { OP_RECV = 0, OP_SEND = 1, OP_ACCEPT = 2, OP_NONE = 3 };
 #define OP_BITS 2
 
 /* Received bytes that wait to be sent; each holds one reference of its buffer. */
@@ -37,10 +37,8 @@ struct seg {
 };
 
 struct conn {
-	int fd;
 	uint32_t first, last;  /* segments in order */
 	uint32_t flight_bytes; /* of them in the send that is in the kernel */
-	uint32_t next_free;    /* list of unused slots */
 	bool staged;           /* in the turn's list */
 	bool waiting;          /* the send in the kernel waits and will complete */
 	bool blocked;          /* the socket was full: the next send waits */
@@ -62,7 +60,6 @@ static struct {
 	uint32_t *refs; /* a buffer: segments, and one while the kernel fills it */
 	struct conn *conns;
 	uint32_t conn_max;
-	uint32_t free_conn;
 	struct seg *segs;
 	uint32_t seg_count, free_seg;
 	struct list dirty;   /* connections to serve at the end of the turn */
@@ -168,12 +165,18 @@ static uint64_t token(const struct conn *c, unsigned op)
 	return (uint64_t)(c - s.conns) << OP_BITS | op;
 }
 
+/* A connection's place in conns is its place in the ring's file table: there is no descriptor. */
+static int file(const struct conn *c)
+{
+	return (int)(c - s.conns);
+}
+
 static void stage_recv(struct conn *c)
 {
 	struct io_uring_sqe *sqe = ring_sqe(&s.ring);
 
-	io_uring_prep_recv_multishot(sqe, c->fd, NULL, 0, 0);
-	sqe->flags |= IOSQE_BUFFER_SELECT;
+	io_uring_prep_recv_multishot(sqe, file(c), NULL, 0, 0);
+	sqe->flags |= IOSQE_BUFFER_SELECT | IOSQE_FIXED_FILE;
 	sqe->buf_group = s.bufs.group;
 	io_uring_sqe_set_data64(sqe, token(c, OP_RECV));
 	c->armed = true;
@@ -183,7 +186,7 @@ static void stage_accept(void)
 {
 	struct io_uring_sqe *sqe = ring_sqe(&s.ring);
 
-	io_uring_prep_multishot_accept(sqe, s.listener, NULL, NULL, SOCK_CLOEXEC);
+	io_uring_prep_multishot_accept_direct(sqe, s.listener, NULL, NULL, 0);
 	io_uring_sqe_set_data64(sqe, OP_ACCEPT);
 	s.accepting = true;
 }
@@ -202,11 +205,12 @@ static void stage_send(struct conn *c)
 		bytes += s.segs[i].len_bytes;
 	}
 	if (n == 1) {
-		io_uring_prep_send(sqe, c->fd, c->iov[0].iov_base, c->iov[0].iov_len, flags);
+		io_uring_prep_send(sqe, file(c), c->iov[0].iov_base, c->iov[0].iov_len, flags);
 	} else {
 		c->msg = (struct msghdr){ .msg_iov = c->iov, .msg_iovlen = n };
-		io_uring_prep_sendmsg(sqe, c->fd, &c->msg, (unsigned)flags);
+		io_uring_prep_sendmsg(sqe, file(c), &c->msg, (unsigned)flags);
 	}
+	sqe->flags |= IOSQE_FIXED_FILE;
 	io_uring_sqe_set_data64(sqe, token(c, OP_SEND));
 	c->flight_bytes = bytes;
 	c->waiting = c->blocked;
@@ -216,14 +220,25 @@ static void stage_send(struct conn *c)
 	s.quiet.index[s.quiet.count++] = (uint32_t)(c - s.conns);
 }
 
-static void conn_close(struct conn *c)
+/* Both are quiet unless they fail, and then there is nothing left to do. */
+static void stage_close(struct conn *c)
 {
-	close(c->fd);
-	c->fd = -1;
-	c->next_free = s.free_conn;
-	s.free_conn = (uint32_t)(c - s.conns);
+	struct io_uring_sqe *sqe = ring_sqe(&s.ring);
+
+	io_uring_prep_close_direct(sqe, (unsigned)file(c));
+	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	io_uring_sqe_set_data64(sqe, OP_NONE);
 	if (!s.accepting)
-		stage_accept(); /* it had stopped for want of descriptors or slots */
+		stage_accept(); /* it had stopped because the table was full */
+}
+
+static void stage_shutdown(struct conn *c)
+{
+	struct io_uring_sqe *sqe = ring_sqe(&s.ring);
+
+	io_uring_prep_shutdown(sqe, file(c), SHUT_RDWR);
+	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS | IOSQE_FIXED_FILE;
+	io_uring_sqe_set_data64(sqe, OP_NONE);
 }
 
 /* Ends the turn: every connection with news gets its receive, its send, or its close. */
@@ -240,7 +255,7 @@ static void flush(void)
 		if (c->first != NONE)
 			stage_send(c);
 		else if (c->ended && !c->armed)
-			conn_close(c);
+			stage_close(c);
 	}
 	s.dirty.count = 0;
 	if (!s.has_returned)
@@ -255,25 +270,17 @@ static void flush(void)
 static void on_accept(const struct io_uring_cqe *cqe)
 {
 	struct conn *c;
-	int one = 1;
 
 	if (!(cqe->flags & IORING_CQE_F_MORE))
 		s.accepting = false;
 	if (cqe->res < 0) {
-		if (cqe->res != -EMFILE && cqe->res != -ENFILE)
+		if (cqe->res != -ENFILE && cqe->res != -EMFILE)
 			die("accept", -cqe->res);
 		return; /* goes on when a connection closes */
 	}
-	if (s.free_conn == NONE) {
-		close(cqe->res);
-		return;
-	}
-	c = &s.conns[s.free_conn];
-	s.free_conn = c->next_free;
+	c = &s.conns[cqe->res];
 	memset(c, 0, sizeof(*c));
-	c->fd = cqe->res;
 	c->first = c->last = NONE;
-	setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	stage_recv(c);
 	if (!s.accepting)
 		stage_accept();
@@ -316,7 +323,7 @@ static void on_send(struct conn *c, const struct io_uring_cqe *cqe)
 	c->blocked = sent < c->flight_bytes;
 	if (cqe->res < 0 && cqe->res != -EAGAIN && cqe->res != -EINTR) {
 		c->broken = true;
-		shutdown(c->fd, SHUT_RDWR); /* ends the receive, which then closes */
+		stage_shutdown(c); /* ends the receive, which then closes */
 	}
 	pop(c, sent);
 	c->flight_bytes = 0;
@@ -359,8 +366,11 @@ static void turn(void)
 		case OP_SEND:
 			on_send(c, cqe);
 			break;
-		default:
+		case OP_ACCEPT:
 			on_accept(cqe);
+			break;
+		default:
+			break; /* a close or a shutdown that failed */
 		}
 		count++;
 	}
@@ -380,6 +390,7 @@ static void listen_on(struct sockaddr_in *addr)
 	if (s.listener < 0)
 		die("socket", errno);
 	setsockopt(s.listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	setsockopt(s.listener, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* inherited */
 	if (bind(s.listener, (struct sockaddr *)addr, sizeof(*addr)) < 0)
 		die("bind", errno);
 	if (listen(s.listener, 4096) < 0)
@@ -398,14 +409,19 @@ static void prepare(void)
 	if (rc < 0)
 		die("io_uring is not available here (sysctl kernel.io_uring_disabled, seccomp)",
 		    -rc);
+	s.conn_max = 65536;
 	rc = bufs_init(&s.bufs, &s.ring, 0);
 	if (rc < 0)
 		die("register receive buffers", -rc);
 	if (getrlimit(RLIMIT_NOFILE, &fds) == 0) {
 		fds.rlim_cur = fds.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &fds);
+		if (fds.rlim_max < s.conn_max)
+			s.conn_max = (uint32_t)fds.rlim_max; /* it bounds the file table too */
 	}
-	s.conn_max = 65536;
+	rc = io_uring_register_files_sparse(&s.ring, s.conn_max);
+	if (rc < 0)
+		die("register the file table", -rc);
 	s.conns = calloc(s.conn_max, sizeof(*s.conns)); /* resident only as far as used */
 	s.refs = calloc(s.bufs.count, sizeof(*s.refs));
 	s.dirty.index = calloc(s.conn_max, sizeof(uint32_t));
@@ -416,9 +432,6 @@ static void prepare(void)
 	s.free_seg = NONE;
 	for (uint32_t i = 0; i < s.bufs.count; i++)
 		s.refs[i] = 1;
-	/* slot by slot, so that few connections touch few pages */
-	for (uint32_t i = 0; i < s.conn_max; i++)
-		s.conns[i].next_free = i + 1 < s.conn_max ? i + 1 : NONE;
 }
 
 int main(int argc, char **argv)
