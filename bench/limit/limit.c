@@ -40,7 +40,6 @@ struct conn {
 	uint32_t first, last;  /* segments in order */
 	uint32_t flight_bytes; /* of them in the send that is in the kernel */
 	bool staged;           /* in the turn's list */
-	bool waiting;          /* the send in the kernel waits and will complete */
 	bool blocked;          /* the socket was full: the next send waits */
 	bool armed;            /* a receive is in the kernel */
 	bool ended;            /* end of stream: close when all is sent */
@@ -196,10 +195,10 @@ static void stage_send(struct conn *c)
 {
 	int flags = MSG_WAITALL | MSG_NOSIGNAL | (c->blocked ? 0 : MSG_DONTWAIT);
 	struct io_uring_sqe *sqe = ring_sqe(&s.ring);
-	uint32_t bytes = 0;
+	uint32_t i, bytes = 0;
 	unsigned n = 0;
 
-	for (uint32_t i = c->first; i != NONE && n < IOV_MAX_COUNT; i = s.segs[i].next) {
+	for (i = c->first; i != NONE && n < IOV_MAX_COUNT; i = s.segs[i].next) {
 		c->iov[n].iov_base = s.segs[i].p;
 		c->iov[n++].iov_len = s.segs[i].len_bytes;
 		bytes += s.segs[i].len_bytes;
@@ -213,8 +212,12 @@ static void stage_send(struct conn *c)
 	sqe->flags |= IOSQE_FIXED_FILE;
 	io_uring_sqe_set_data64(sqe, token(c, OP_SEND));
 	c->flight_bytes = bytes;
-	c->waiting = c->blocked;
-	if (c->blocked)
+	/*
+	 * A quiet success wakes nobody: the turn that notices it needs another completion. So a
+	 * send is loud where something waits for it: more of the queue, the close, or starved
+	 * receives.
+	 */
+	if (c->blocked || c->ended || i != NONE || s.starved.count)
 		return;
 	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
 	s.quiet.index[s.quiet.count++] = (uint32_t)(c - s.conns);
@@ -232,12 +235,13 @@ static void stage_close(struct conn *c)
 		stage_accept(); /* it had stopped because the table was full */
 }
 
-static void stage_shutdown(struct conn *c)
+/* Ends a connection's receive, so that it can close; shutdown would take a detour by io-wq. */
+static void stage_cancel(struct conn *c)
 {
 	struct io_uring_sqe *sqe = ring_sqe(&s.ring);
 
-	io_uring_prep_shutdown(sqe, file(c), SHUT_RDWR);
-	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS | IOSQE_FIXED_FILE;
+	io_uring_prep_cancel64(sqe, token(c, OP_RECV), 0);
+	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
 	io_uring_sqe_set_data64(sqe, OP_NONE);
 }
 
@@ -315,7 +319,7 @@ static void on_recv(struct conn *c, const struct io_uring_cqe *cqe)
 	}
 }
 
-/* A quiet send that fell short or failed, or a waiting one that is done. */
+/* A quiet send that fell short or failed, or the end of a loud one. */
 static void on_send(struct conn *c, const struct io_uring_cqe *cqe)
 {
 	uint32_t sent = cqe->res > 0 ? (uint32_t)cqe->res : 0;
@@ -323,11 +327,11 @@ static void on_send(struct conn *c, const struct io_uring_cqe *cqe)
 	c->blocked = sent < c->flight_bytes;
 	if (cqe->res < 0 && cqe->res != -EAGAIN && cqe->res != -EINTR) {
 		c->broken = true;
-		stage_shutdown(c); /* ends the receive, which then closes */
+		if (c->armed)
+			stage_cancel(c);
 	}
 	pop(c, sent);
 	c->flight_bytes = 0;
-	c->waiting = false;
 	touch(c);
 }
 
@@ -337,7 +341,7 @@ static void settle(void)
 	for (uint32_t i = 0; i < s.quiet.count; i++) {
 		struct conn *c = &s.conns[s.quiet.index[i]];
 
-		if (!c->flight_bytes || c->waiting)
+		if (!c->flight_bytes)
 			continue; /* on_send has seen to it */
 		pop(c, c->flight_bytes);
 		c->flight_bytes = 0;
@@ -370,13 +374,14 @@ static void turn(void)
 			on_accept(cqe);
 			break;
 		default:
-			break; /* a close or a shutdown that failed */
+			break; /* a close or a cancel that failed */
 		}
 		count++;
 	}
 	io_uring_cq_advance(&s.ring, count);
-	if (!io_uring_sq_ready(&s.ring))
-		settle();
+	if (io_uring_sq_ready(&s.ring))
+		return; /* interrupted: sends of this turn are not decided yet */
+	settle();
 	flush();
 }
 

@@ -73,16 +73,12 @@ static int raise_fd_limit(unsigned want)
 	return want + SPARE_FDS <= lim.rlim_cur ? 0 : -EMFILE;
 }
 
-int idle_run(const struct options *o, struct idle_result *r)
+/* fds has room for one connection more than idle ones. */
+static int weigh(const struct options *o, struct idle_result *r, int *fds)
 {
 	unsigned n = o->idle_count;
-	int *fds = calloc(n + 1, sizeof(*fds));
-	int rc = raise_fd_limit(n);
+	int rc;
 
-	if (!fds)
-		rc = -ENOMEM;
-	if (rc < 0)
-		return fail(r, "set up (RLIMIT_NOFILE)", n, -rc);
 	/* One working connection first, so that lazy set-up is not charged to the idle ones. */
 	for (unsigned i = 0; i <= n; i++) {
 		fds[i] = net_connect(&o->addr);
@@ -105,5 +101,20 @@ int idle_run(const struct options *o, struct idle_result *r)
 		r->answered_count++;
 	}
 	r->rss_used_bytes = settled_rss(o->server_pid);
-	return 0; /* the process ends next, and the kernel closes the sockets */
+	return 0;
+}
+
+int idle_run(const struct options *o, struct idle_result *r)
+{
+	int rc = raise_fd_limit(o->idle_count);
+	int *fds;
+
+	if (rc < 0)
+		return fail(r, "RLIMIT_NOFILE is too low", o->idle_count, -rc);
+	fds = calloc(o->idle_count + 1, sizeof(*fds));
+	if (!fds)
+		return fail(r, "memory", o->idle_count, ENOMEM);
+	rc = weigh(o, r, fds);
+	free(fds); /* the process ends next, and the kernel closes the sockets */
+	return rc;
 }

@@ -350,11 +350,11 @@ static int measure(struct loop *l)
 
 int loop_run(const struct options *o, struct result *r)
 {
-	struct loop l = { .o = o, .r = r };
-	int rc = prepare(&l);
+	/* Static: the process ends after it, and the kernel takes back all that it holds. */
+	static struct loop l;
+	int rc;
 
-	if (rc == 0)
-		rc = measure(&l);
-	/* The process ends next: the kernel takes back the ring, its buffers and the sockets. */
-	return rc;
+	l = (struct loop){ .o = o, .r = r };
+	rc = prepare(&l);
+	return rc < 0 ? rc : measure(&l);
 }
