@@ -28,7 +28,7 @@ func newBuilder(cfg *config) (*builder, error) {
 			break
 		}
 		if dir == filepath.Dir(dir) {
-			return nil, errors.New("run me inside the repository: no bench/load above this folder")
+			return nil, errors.New("not inside the repository: no bench/load above")
 		}
 		dir = filepath.Dir(dir)
 	}
@@ -52,15 +52,16 @@ func (b *builder) buildServers(ctx context.Context, servers []server) map[string
 		}
 		done[s.binary] = true
 		var err error
+		peers := filepath.Join(b.root, "bench")
 		switch {
 		case s.binary == "limit":
-			err = b.buildC(ctx, "limit")
+			err = b.buildC(ctx, s.binary)
 		case s.isVeloq():
 			err = b.buildGo(ctx, b.root, "./examples/echo", s.binary, "")
 		case s.binary == "gnet":
-			err = b.buildGo(ctx, filepath.Join(b.root, "bench"), "./servers/gnet", s.binary, b.cfg.gnetTags)
+			err = b.buildGo(ctx, peers, "./servers/gnet", s.binary, b.cfg.gnetTags)
 		default:
-			err = b.buildGo(ctx, filepath.Join(b.root, "bench"), "./servers/"+s.binary, s.binary, "")
+			err = b.buildGo(ctx, peers, "./servers/"+s.binary, s.binary, "")
 		}
 		if err != nil {
 			broken[s.binary] = "does not build: " + err.Error()
@@ -71,7 +72,8 @@ func (b *builder) buildServers(ctx context.Context, servers []server) map[string
 }
 
 func (b *builder) buildGo(ctx context.Context, dir, pkg, name, tags string) error {
-	c := exec.CommandContext(ctx, "go", "build", "-tags", tags, "-o", filepath.Join(b.out, name), pkg)
+	out := filepath.Join(b.out, name)
+	c := exec.CommandContext(ctx, "go", "build", "-tags", tags, "-o", out, pkg)
 	c.Dir = dir
 	return quietly(c)
 }
@@ -84,14 +86,17 @@ func (b *builder) buildC(ctx context.Context, name string) error {
 	config := exec.CommandContext(ctx, "pkg-config", "--cflags", "--libs", "liburing")
 	flags, err := config.Output()
 	if err != nil {
-		return fmt.Errorf("pkg-config liburing: %w (install liburing-dev and pkg-config)", err)
+		return fmt.Errorf("pkg-config: %w (install pkg-config and liburing-dev)", err)
 	}
 	sources, err := filepath.Glob(filepath.Join(b.root, "bench", name, "*.c"))
 	if err != nil {
 		return err
 	}
-	args := append([]string{"-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-o", filepath.Join(b.out, name)}, sources...)
-	return quietly(exec.CommandContext(ctx, cc, append(args, strings.Fields(string(flags))...)...))
+	args := []string{"-O2", "-g", "-std=gnu11", "-Wall", "-Wextra"}
+	args = append(args, "-o", filepath.Join(b.out, name))
+	args = append(args, sources...)
+	args = append(args, strings.Fields(string(flags))...)
+	return quietly(exec.CommandContext(ctx, cc, args...))
 }
 
 // quietly runs a command; its output is only of interest when it fails, and then the end of it.

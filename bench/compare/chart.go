@@ -18,10 +18,19 @@ type metric struct {
 }
 
 var metrics = []metric{
-	{"cpu", "Server CPU a request (lower is better)", "µs", func(r row) float64 { return r.CPUus }},
-	{"rate", "Throughput (higher is better)", "req/s", func(r row) float64 { return r.ReqPerS }},
+	{
+		"cpu", "Server CPU a request (lower is better)", "µs",
+		func(r row) float64 { return r.CPUus },
+	},
+	{
+		"rate", "Throughput (higher is better)", "req/s",
+		func(r row) float64 { return r.ReqPerS },
+	},
 	{"p50", "Latency, median (lower is better)", "µs", func(r row) float64 { return r.P50us }},
-	{"p99", "Latency, 99th percentile (lower is better)", "µs", func(r row) float64 { return r.P99us }},
+	{
+		"p99", "Latency, 99th percentile (lower is better)", "µs",
+		func(r row) float64 { return r.P99us },
+	},
 }
 
 const (
@@ -48,13 +57,16 @@ func drawChart(m metric, cfg *config, rows []row, in info) string {
 	panelRows := (len(cfg.workloads) + 1) / 2
 	height := headHeight + panelRows*(panelHeight+panelGap)
 	var b strings.Builder
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" font-family="%s" font-size="12" fill="%s">`+"\n",
+	fmt.Fprintf(&b,
+		`<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" `+
+			`font-family="%s" font-size="12" fill="%s">`+"\n",
 		chartWidth, height, chartWidth, height, fontFamily, colorText)
 	fmt.Fprintf(&b, `<title>%s</title>`+"\n", html.EscapeString(m.title))
 	b.WriteString(`<rect width="100%" height="100%" fill="#ffffff"/>` + "\n")
 	text(&b, panelGap, 32, "start", 18, colorText, "Echo: "+m.title)
-	text(&b, panelGap, 52, "start", 11, colorFaint, fmt.Sprintf("medians of %d interleaved rounds of %g s, Linux %s, %s, %s",
-		in.Rounds, in.Seconds, in.Kernel, in.Go, in.Commit))
+	text(&b, panelGap, 52, "start", 11, colorFaint,
+		fmt.Sprintf("medians of %d interleaved rounds of %g s, Linux %s, %s, %s",
+			in.Rounds, in.Seconds, in.Kernel, in.Go, in.Commit))
 	drawLegend(&b, cfg.servers)
 	for i, w := range cfg.workloads {
 		x := panelGap + (i%2)*(panelWidth+panelGap)
@@ -68,7 +80,9 @@ func drawChart(m metric, cfg *config, rows []row, in info) string {
 func drawLegend(b *strings.Builder, servers []server) {
 	x := panelGap
 	for _, s := range servers {
-		fmt.Fprintf(b, `<rect x="%d" y="66" width="12" height="12" rx="2" fill="%s"/>`+"\n", x, s.color)
+		fmt.Fprintf(b,
+			`<rect x="%d" y="66" width="12" height="12" rx="2" fill="%s"/>`+"\n",
+			x, s.color)
 		text(b, x+18, 76, "start", 12, colorText, s.name)
 		x += 44 + 8*len(s.name)
 	}
@@ -89,7 +103,7 @@ func drawPanel(b *strings.Builder, x, y int, m metric, w workload, servers []ser
 	at := func(v float64) int { return left + int(math.Round(v/top*plotWidth)) }
 	for i := 0; float64(i)*step <= top*1.0001; i++ {
 		v := float64(i) * step
-		fmt.Fprintf(b, `<line x1="%d" y1="%d" x2="%d" y2="%d" stroke="%s"/>`+"\n", at(v), y+panelTitle-4, at(v), base+2, colorGrid)
+		line(b, at(v), y+panelTitle-4, base+2, colorGrid)
 		text(b, at(v), base+16, "middle", 10, colorFaint, short(v))
 	}
 	for i, s := range servers {
@@ -101,15 +115,25 @@ func drawPanel(b *strings.Builder, x, y int, m metric, w workload, servers []ser
 			continue
 		}
 		v := m.get(r)
-		fmt.Fprintf(b, `<rect x="%d" y="%d" width="%d" height="%d" rx="2" fill="%s"><title>%s</title></rect>`+"\n",
-			left, barY, max(at(v)-left, 1), barHeight, s.color, html.EscapeString(fmt.Sprintf("%s: %g %s", s.name, v, m.unit)))
+		fmt.Fprintf(b,
+			`<rect x="%d" y="%d" width="%d" height="%d" rx="2" fill="%s"><title>%s</title>`+
+				"</rect>\n",
+			left, barY, max(at(v)-left, 1), barHeight, s.color,
+			html.EscapeString(fmt.Sprintf("%s: %g %s", s.name, v, m.unit)))
 		text(b, at(v)+6, barY+12, "start", 11, colorText, short(v))
 	}
-	fmt.Fprintf(b, `<line x1="%d" y1="%d" x2="%d" y2="%d" stroke="%s"/>`+"\n", left, y+panelTitle-4, left, base+2, colorFaint)
+	line(b, left, y+panelTitle-4, base+2, colorFaint)
+}
+
+// line is vertical: grid lines and the axis are.
+func line(b *strings.Builder, x, top, bottom int, color string) {
+	fmt.Fprintf(b, `<line x1="%d" y1="%d" x2="%d" y2="%d" stroke="%s"/>`+"\n",
+		x, top, x, bottom, color)
 }
 
 func text(b *strings.Builder, x, y int, anchor string, size int, color, s string) {
-	fmt.Fprintf(b, `<text x="%d" y="%d" text-anchor="%s" font-size="%d" fill="%s">%s</text>`+"\n",
+	fmt.Fprintf(b,
+		`<text x="%d" y="%d" text-anchor="%s" font-size="%d" fill="%s">%s</text>`+"\n",
 		x, y, anchor, size, color, html.EscapeString(s))
 }
 

@@ -62,7 +62,7 @@ func TestParse_PresetYieldsToFlags(t *testing.T) {
 		t.Fatal(err)
 	}
 	if cfg.rounds != 7 || cfg.seconds != 1 || len(cfg.workloads) != 2 {
-		t.Errorf("rounds %d, seconds %g, %d workloads", cfg.rounds, cfg.seconds, len(cfg.workloads))
+		t.Errorf("rounds %d, seconds %g, workloads %v", cfg.rounds, cfg.seconds, cfg.workloads)
 	}
 }
 
@@ -73,9 +73,12 @@ func TestReport_FailedServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	rows := summarize([]*cell{
-		{Server: "veloq-task", Workload: "1x64B", Failures: []string{"does not build: no <such> folder"}},
-		{Server: "gnet", Workload: "1x64B", Samples: []sample{{ReqPerS: 100, CPUus: 8, P50us: 5}}},
-		{Server: "limit", Workload: "1x64B", Samples: []sample{{ReqPerS: 150, CPUus: 4, P50us: 4}}},
+		{
+			Server: "veloq-task", Workload: "1x64B",
+			Failures: []string{"does not build: no <such> folder"},
+		},
+		{Server: "gnet", Workload: "1x64B", Samples: []sample{{ReqPerS: 100, CPUus: 8}}},
+		{Server: "limit", Workload: "1x64B", Samples: []sample{{ReqPerS: 150, CPUus: 4}}},
 	})
 	if got := rows[2].CPUTo["gnet"]; got != 0.5 {
 		t.Errorf("limit's CPU to gnet's is %v, want 0.5", got)
@@ -120,7 +123,8 @@ func TestAxis_RoundSteps(t *testing.T) {
 	} {
 		step, top := axis(c.longest)
 		if step != c.step || top != c.top {
-			t.Errorf("axis(%g) = %g, %g, want %g, %g", c.longest, step, top, c.step, c.top)
+			t.Errorf("axis(%g) = %g, %g, want %g, %g",
+				c.longest, step, top, c.step, c.top)
 		}
 	}
 }

@@ -85,15 +85,18 @@ func parse(args []string) (*config, error) {
 	cfg := &config{command: "go run ./compare " + strings.Join(args, " ")}
 	fs := flag.NewFlagSet("compare", flag.ContinueOnError)
 	serverList := fs.String("servers", "all", "servers, comma-separated: "+names(allServers))
-	workloadList := fs.String("workloads", "all", "workloads, comma-separated: "+names(allWorkloads))
-	only := fs.String("only", "", "quick: two workloads, 3 rounds of 1 s, unless other flags say so")
+	workloadList := fs.String("workloads", "all",
+		"workloads, comma-separated: "+names(allWorkloads))
+	only := fs.String("only", "",
+		"quick: two workloads, 3 rounds of 1 s, unless other flags say so")
 	cpus := fs.String("cpus", "one", "one: server on CPU 0 with GOMAXPROCS=1, load on CPU 1; "+
 		"two: nothing pinned, GOMAXPROCS=2")
 	veloqArgs := fs.String("veloq-args", "", "further flags for examples/echo, space-separated")
 	fs.IntVar(&cfg.rounds, "rounds", 5, "rounds; every server runs once in each")
 	fs.Float64Var(&cfg.seconds, "seconds", 2, "seconds measured a sample")
 	fs.Float64Var(&cfg.warmup, "warmup", 0.5, "seconds of load before that")
-	fs.IntVar(&cfg.retries, "retries", 2, "times to repeat a sample that other processes disturbed")
+	fs.IntVar(&cfg.retries, "retries", 2,
+		"times to repeat a sample that other processes disturbed")
 	fs.IntVar(&cfg.workers, "workers", 1, "event loops or workers of each server")
 	fs.IntVar(&cfg.idle, "idle", 0, "instead: memory of this many idle connections")
 	fs.BoolVar(&cfg.verify, "verify", false, "check every echoed byte (dearer for the client)")
@@ -122,9 +125,11 @@ func parse(args []string) (*config, error) {
 	default:
 		return nil, fmt.Errorf("-cpus %q: one or two", *cpus)
 	}
-	if cfg.rounds < 1 || cfg.seconds <= 0 || cfg.warmup < 0 || cfg.workers < 1 || cfg.idle < 0 ||
-		cfg.retries < 0 {
-		return nil, errors.New("-rounds, -seconds and -workers are positive, the others not negative")
+	if cfg.rounds < 1 || cfg.seconds <= 0 || cfg.workers < 1 {
+		return nil, errors.New("-rounds, -seconds and -workers must be positive")
+	}
+	if cfg.warmup < 0 || cfg.idle < 0 || cfg.retries < 0 {
+		return nil, errors.New("-warmup, -idle and -retries must not be negative")
 	}
 	cfg.veloqArgs = strings.Fields(*veloqArgs)
 	var err error

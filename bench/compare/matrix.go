@@ -16,8 +16,16 @@ func (s server) label() string { return s.name }
 func (s server) isVeloq() bool { return s.binary == "echo" }
 
 var allServers = []server{
-	{"veloq-handler", "echo", []string{"-door", "handler", "-driver", "auto", "-spin", "0s"}, "#0b7a53"},
-	{"veloq-task", "echo", []string{"-door", "task", "-driver", "auto", "-spin", "0s"}, "#37b384"},
+	{
+		"veloq-handler", "echo",
+		[]string{"-door", "handler", "-driver", "auto", "-spin", "0s"},
+		"#0b7a53",
+	},
+	{
+		"veloq-task", "echo",
+		[]string{"-door", "task", "-driver", "auto", "-spin", "0s"},
+		"#37b384",
+	},
 	{"gonet", "gonet", nil, "#2f7fc1"},
 	{"gnet", "gnet", nil, "#d1702c"},
 	{"netpoll", "netpoll", nil, "#8a63b8"},

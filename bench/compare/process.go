@@ -91,14 +91,17 @@ func (p *process) stop() {
 func (p *process) why(err error) error {
 	select {
 	case <-p.exited:
-		return fmt.Errorf("%w; the server ended: %s %s", err, p.cmd.ProcessState, lastLine(p.stderr.String()))
+		return fmt.Errorf("%w; the server ended: %s %s", err, p.cmd.ProcessState,
+			lastLine(p.stderr.String()))
 	case <-time.After(200 * time.Millisecond): // a dying process closes its sockets first
 		return err
 	}
 }
 
 // runLoad runs the load client to its end and returns the JSON it printed.
-func runLoad(ctx context.Context, cfg *config, path string, limit time.Duration, args ...string) ([]byte, error) {
+func runLoad(ctx context.Context, cfg *config, path string, limit time.Duration,
+	args ...string,
+) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	args = append([]string{path}, args...)

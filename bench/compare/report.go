@@ -29,8 +29,13 @@ type info struct {
 
 func machineInfo(ctx context.Context, cfg *config, root string) info {
 	in := info{
-		Command: cfg.command, Time: time.Now().UTC().Format(time.RFC3339), CPUs: runtime.NumCPU(),
-		Go: runtime.Version(), Rounds: cfg.rounds, Seconds: cfg.seconds, Pinned: !cfg.twoCPUs,
+		Command: cfg.command,
+		Time:    time.Now().UTC().Format(time.RFC3339),
+		CPUs:    runtime.NumCPU(),
+		Go:      runtime.Version(),
+		Rounds:  cfg.rounds,
+		Seconds: cfg.seconds,
+		Pinned:  !cfg.twoCPUs,
 		Workers: cfg.workers,
 	}
 	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
@@ -41,7 +46,8 @@ func machineInfo(ctx context.Context, cfg *config, root string) info {
 		line, _, _ := strings.Cut(rest, "\n")
 		in.CPU = strings.Trim(line, " \t:")
 	}
-	out, err := exec.CommandContext(ctx, "git", "-C", root, "describe", "--always", "--dirty").Output()
+	git := exec.CommandContext(ctx, "git", "-C", root, "describe", "--always", "--dirty")
+	out, err := git.Output()
 	if err == nil {
 		in.Commit = strings.TrimSpace(string(out))
 	}
@@ -53,8 +59,10 @@ func (in info) header() string {
 	if !in.Pinned {
 		where = "nothing pinned, GOMAXPROCS=2"
 	}
-	return fmt.Sprintf("`%s` at %s, %s\n\n%d x %s, Linux %s, %s; %s; %d worker(s) a server; medians of %d interleaved rounds.\n",
-		in.Command, in.Commit, in.Time, in.CPUs, in.CPU, in.Kernel, in.Go, where, in.Workers, in.Rounds)
+	return fmt.Sprintf("`%s` at %s, %s\n\n", in.Command, in.Commit, in.Time) +
+		fmt.Sprintf("%d x %s, Linux %s, %s; %s; %d worker(s) a server; ",
+			in.CPUs, in.CPU, in.Kernel, in.Go, where, in.Workers) +
+		fmt.Sprintf("medians of %d interleaved rounds of %g s.\n", in.Rounds, in.Seconds)
 }
 
 // row is a server's medians under one workload, and what they are against the yardsticks.
@@ -71,7 +79,7 @@ type row struct {
 	ClientShare float64            `json:"client_cpu_share"`
 	P50us       float64            `json:"p50_us"`
 	P99us       float64            `json:"p99_us"`
-	Disturbed   int                `json:"disturbed"`  // samples that others' load disturbed to the end
+	Disturbed   int                `json:"disturbed"`  // samples that others disturbed
 	CPUTo       map[string]float64 `json:"cpu_to"`     // own CPU a request / yardstick's
 	ReqPerSTo   map[string]float64 `json:"req_per_to"` // own throughput / yardstick's
 }
@@ -88,7 +96,9 @@ func summarize(cells []*cell) []row {
 			r.Failure = fmt.Sprintf("failed in %d of %d rounds: %s", len(c.Failures),
 				len(c.Failures)+len(c.Samples), c.Failures[0])
 		}
-		of := func(get func(sample) float64) float64 { return median(collect(c.Samples, get)) }
+		of := func(get func(sample) float64) float64 {
+			return median(collect(c.Samples, get))
+		}
 		r.ReqPerS = of(func(s sample) float64 { return s.ReqPerS })
 		r.CPUus = of(func(s sample) float64 { return s.CPUus })
 		r.CPUSpread = spread(collect(c.Samples, func(s sample) float64 { return s.CPUus }))
@@ -111,7 +121,8 @@ func summarize(cells []*cell) []row {
 		r := &rows[i]
 		r.CPUTo, r.ReqPerSTo = map[string]float64{}, map[string]float64{}
 		for _, y := range yardsticks {
-			if o := find[[2]string{r.Workload, y}]; o != nil && o.Samples > 0 && r.Samples > 0 {
+			if o := find[[2]string{r.Workload, y}]; o != nil && o.Samples > 0 &&
+				r.Samples > 0 {
 				r.CPUTo[y] = ratio(r.CPUus, o.CPUus)
 				r.ReqPerSTo[y] = ratio(r.ReqPerS, o.ReqPerS)
 			}
@@ -123,12 +134,14 @@ func summarize(cells []*cell) []row {
 func markdown(in info, cfg *config, rows []row) string {
 	var b strings.Builder
 	b.WriteString("# Echo, side by side\n\n" + in.header())
-	b.WriteString("\nCPU is the server's, µs a request, lower is better; \"share of limit\" is the limit's CPU over" +
-		" the server's own, 1.00 is the limit itself.\n")
+	b.WriteString("\nCPU is the server's, µs a request, lower is better; \"share of limit\" is " +
+		"the limit's CPU over the server's own, 1.00 is the limit itself.\n")
 	for _, w := range cfg.workloads {
-		fmt.Fprintf(&b, "\n## %s: %d connections, %d bytes, %d in flight each\n\n", w.name, w.connections, w.sizeBytes, w.depth)
-		b.WriteString("| server | req/s | CPU µs | spread | p50 µs | p99 µs | CPU / gnet | CPU / gonet | share of limit |" +
-			" req/s / gnet | req/s / gonet | req/s / limit | server, client busy |\n")
+		fmt.Fprintf(&b, "\n## %s: %d connections, %d bytes, %d in flight each\n\n",
+			w.name, w.connections, w.sizeBytes, w.depth)
+		b.WriteString("| server | req/s | CPU µs | spread | p50 µs | p99 µs " +
+			"| CPU / gnet | CPU / gonet | share of limit " +
+			"| req/s / gnet | req/s / gonet | req/s / limit | server, client busy |\n")
 		b.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 		for _, r := range rows {
 			if r.Workload == w.name {
@@ -141,7 +154,9 @@ func markdown(in info, cfg *config, rows []row) string {
 		disturbed += r.Disturbed
 	}
 	if disturbed > 0 {
-		fmt.Fprintf(&b, "\nOther processes took over %.0f %% of a CPU during %d samples, retries included.\n", othersMax*100, disturbed)
+		fmt.Fprintf(&b,
+			"\nOther processes took over %.0f %% of a CPU during %d samples, even when repeated.\n",
+			othersMax*100, disturbed)
 	}
 	return b.String()
 }
@@ -156,10 +171,16 @@ func (r row) markdown() string {
 	if r.Failure != "" {
 		name += " (" + r.Failure + ")"
 	}
-	fmt.Fprintf(&b, "| %s | %.0f | %.2f | ±%.0f %% | %.0f | %.0f | %s | %s | %s | %s | %s | %s | %.0f %%, %.0f %% |\n",
+	fmt.Fprintf(&b,
+		"| %s | %.0f | %.2f | ±%.0f %% | %.0f | %.0f "+
+			"| %s | %s | %s | %s | %s | %s | %.0f %%, %.0f %% |\n",
 		name, r.ReqPerS, r.CPUus, r.CPUSpread*50, r.P50us, r.P99us,
-		shown(r.CPUTo, "gnet", false), shown(r.CPUTo, "gonet", false), shown(r.CPUTo, "limit", true),
-		shown(r.ReqPerSTo, "gnet", false), shown(r.ReqPerSTo, "gonet", false), shown(r.ReqPerSTo, "limit", false),
+		shown(r.CPUTo, "gnet", false),
+		shown(r.CPUTo, "gonet", false),
+		shown(r.CPUTo, "limit", true),
+		shown(r.ReqPerSTo, "gnet", false),
+		shown(r.ReqPerSTo, "gonet", false),
+		shown(r.ReqPerSTo, "limit", false),
 		r.CPUShare*100, r.ClientShare*100)
 	return b.String()
 }
@@ -184,13 +205,15 @@ func writeReport(out string, in info, cfg *config, cells []*cell) error {
 	if err := os.WriteFile(filepath.Join(out, "compare.md"), []byte(table), 0o644); err != nil {
 		return err
 	}
-	err := writeJSON(filepath.Join(out, "compare.json"), map[string]any{"run": in, "rows": rows, "cells": cells})
+	all := map[string]any{"run": in, "rows": rows, "cells": cells}
+	err := writeJSON(filepath.Join(out, "compare.json"), all)
 	if err != nil {
 		return err
 	}
 	for _, m := range metrics {
 		chart := drawChart(m, cfg, rows, in)
-		if err := os.WriteFile(filepath.Join(out, "compare-"+m.file+".svg"), []byte(chart), 0o644); err != nil {
+		path := filepath.Join(out, "compare-"+m.file+".svg")
+		if err := os.WriteFile(path, []byte(chart), 0o644); err != nil {
 			return err
 		}
 	}
@@ -200,7 +223,8 @@ func writeReport(out string, in info, cfg *config, cells []*cell) error {
 func writeIdleReport(out string, in info, cells []*cell) error {
 	var b strings.Builder
 	b.WriteString("# Idle connections\n\n" + in.header())
-	b.WriteString("\nGrowth of the server's resident memory, bytes a connection: before any byte came, and after one echo on each.\n\n")
+	b.WriteString("\nGrowth of the server's resident memory, bytes a connection: " +
+		"before any byte came, and after one echo on each.\n\n")
 	b.WriteString("| server | idle | after one echo | answered |\n|---|--:|--:|--:|\n")
 	for _, c := range cells {
 		if len(c.Idle) == 0 {
@@ -214,7 +238,8 @@ func writeIdleReport(out string, in info, cells []*cell) error {
 			last.Answered, last.Connections)
 	}
 	fmt.Print(b.String())
-	if err := os.WriteFile(filepath.Join(out, "idle.md"), []byte(b.String()), 0o644); err != nil {
+	path := filepath.Join(out, "idle.md")
+	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
 		return err
 	}
 	return writeJSON(filepath.Join(out, "idle.json"), map[string]any{"run": in, "cells": cells})

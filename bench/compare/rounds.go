@@ -78,14 +78,16 @@ func (r *runner) loadRounds(ctx context.Context) ([]*cell, error) {
 				if ctx.Err() != nil {
 					return nil, errors.New("interrupted")
 				}
-				progress := fmt.Sprintf("round %d/%d  %-15s %-14s", round+1, r.cfg.rounds, w.name, s.name)
+				progress := fmt.Sprintf("round %d/%d  %-15s %-14s", round+1,
+					r.cfg.rounds, w.name, s.name)
 				if err != nil {
 					c.Failures = append(c.Failures, err.Error())
 					fmt.Fprintf(os.Stderr, "%s failed: %v\n", progress, err)
 					continue
 				}
 				c.Samples = append(c.Samples, got)
-				fmt.Fprintf(os.Stderr, "%s %9.0f req/s %8.2f µs CPU  p99 %8.1f µs\n", progress, got.ReqPerS, got.CPUus, got.P99us)
+				fmt.Fprintf(os.Stderr, "%s %9.0f req/s %8.2f µs CPU  p99 %8.1f µs\n",
+					progress, got.ReqPerS, got.CPUus, got.P99us)
 			}
 		}
 	}
@@ -113,13 +115,16 @@ func (r *runner) leastDisturbed(ctx context.Context, s server, w workload) (samp
 func (r *runner) loadOnce(ctx context.Context, s server, w workload) (got sample, err error) {
 	seconds := r.cfg.seconds + r.cfg.warmup
 	args := []string{
-		"-c", strconv.Itoa(w.connections), "-s", strconv.Itoa(w.sizeBytes), "-d", strconv.Itoa(w.depth),
+		"-c", strconv.Itoa(w.connections),
+		"-s", strconv.Itoa(w.sizeBytes),
+		"-d", strconv.Itoa(w.depth),
 		"-t", fmt.Sprint(r.cfg.seconds), "-w", fmt.Sprint(r.cfg.warmup),
 	}
 	if r.cfg.verify {
 		args = append(args, "-v")
 	}
-	err = r.against(ctx, s, time.Duration(seconds*float64(time.Second))+20*time.Second, &got, args...)
+	limit := time.Duration(seconds*float64(time.Second)) + 20*time.Second
+	err = r.against(ctx, s, limit, &got, args...)
 	if err == nil && got.Requests == 0 {
 		err = errors.New("no request was answered in the measured time")
 	}
@@ -136,7 +141,8 @@ func (r *runner) idleRounds(ctx context.Context) ([]*cell, error) {
 		for _, i := range order(len(r.cfg.servers), round) {
 			s, c := r.cfg.servers[i], cells[i]
 			var got idleSample
-			err := r.against(ctx, s, 3*time.Minute, &got, "-i", strconv.Itoa(r.cfg.idle))
+			n := strconv.Itoa(r.cfg.idle)
+			err := r.against(ctx, s, 3*time.Minute, &got, "-i", n)
 			if ctx.Err() != nil {
 				return nil, errors.New("interrupted")
 			}
@@ -147,14 +153,17 @@ func (r *runner) idleRounds(ctx context.Context) ([]*cell, error) {
 				continue
 			}
 			c.Idle = append(c.Idle, got)
-			fmt.Fprintf(os.Stderr, "%s %8.0f B idle %8.0f B after one echo, a connection\n", progress, got.IdleBytes, got.UsedBytes)
+			fmt.Fprintf(os.Stderr, "%s %8.0f B idle %8.0f B after one echo, a connection\n",
+				progress, got.IdleBytes, got.UsedBytes)
 		}
 	}
 	return cells, nil
 }
 
 // against starts a fresh server, runs the load client on it, and ends it again.
-func (r *runner) against(ctx context.Context, s server, limit time.Duration, got any, args ...string) error {
+func (r *runner) against(ctx context.Context, s server, limit time.Duration, got any,
+	args ...string,
+) error {
 	if reason, ok := r.broken[s.binary]; ok {
 		return errors.New(reason)
 	}
