@@ -1,0 +1,130 @@
+package main
+
+import (
+	"encoding/xml"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestMedian_OddEvenNone(t *testing.T) {
+	for _, c := range []struct {
+		in   []float64
+		want float64
+	}{{nil, 0}, {[]float64{3}, 3}, {[]float64{9, 1, 5}, 5}, {[]float64{4, 1, 2, 9}, 3}} {
+		if got := median(c.in); got != c.want {
+			t.Errorf("median(%v) = %v, want %v", c.in, got, c.want)
+		}
+	}
+}
+
+// Every round runs everybody once, and over the rounds nobody keeps one neighbour.
+func TestOrder_PermutesAndVaries(t *testing.T) {
+	const n = 5
+	before := map[[2]int]int{}
+	for round := range n {
+		got := order(n, round)
+		if s := slices.Sorted(slices.Values(got)); !slices.Equal(s, []int{0, 1, 2, 3, 4}) {
+			t.Fatalf("round %d runs %v", round, got)
+		}
+		for i := 1; i < n; i++ {
+			before[[2]int{got[i-1], got[i]}]++
+		}
+	}
+	for pair, times := range before {
+		if times == n {
+			t.Errorf("%v run in that order in every round", pair)
+		}
+	}
+}
+
+func TestParse_BadInput(t *testing.T) {
+	for _, args := range [][]string{
+		{"-servers", "nosuch"},
+		{"-workloads", "64x64B,nosuch"},
+		{"-only", "slow"},
+		{"-cpus", "three"},
+		{"-rounds", "0"},
+		{"-seconds", "-1"},
+		{"stray"},
+	} {
+		if _, err := parse(args); err == nil {
+			t.Errorf("%q: no error", args)
+		}
+	}
+}
+
+func TestParse_PresetYieldsToFlags(t *testing.T) {
+	cfg, err := parse([]string{"-only", "quick", "-rounds", "7"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.rounds != 7 || cfg.seconds != 1 || len(cfg.workloads) != 2 {
+		t.Errorf("rounds %d, seconds %g, workloads %v", cfg.rounds, cfg.seconds, cfg.workloads)
+	}
+}
+
+// A server without samples is a row that says why; the ratios of the others stand.
+func TestReport_FailedServer(t *testing.T) {
+	cfg, err := parse([]string{"-servers", "veloq-task,gnet,limit", "-workloads", "1x64B"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := summarize([]*cell{
+		{
+			Server: "veloq-task", Workload: "1x64B",
+			Failures: []string{"does not build: no <such> folder"},
+		},
+		{Server: "gnet", Workload: "1x64B", Samples: []sample{{ReqPerS: 100, CPUus: 8}}},
+		{Server: "limit", Workload: "1x64B", Samples: []sample{{ReqPerS: 150, CPUus: 4}}},
+	})
+	if got := rows[2].CPUTo["gnet"]; got != 0.5 {
+		t.Errorf("limit's CPU to gnet's is %v, want 0.5", got)
+	}
+	table := markdown(info{}, cfg, rows)
+	if !strings.Contains(table, "failed in 1 of 1 rounds: does not build") {
+		t.Errorf("the table hides the failure:\n%s", table)
+	}
+	width := 0
+	for line := range strings.Lines(table) {
+		if !strings.HasPrefix(line, "|") {
+			continue
+		}
+		if n := strings.Count(line, "|"); width == 0 {
+			width = n
+		} else if n != width {
+			t.Errorf("%d columns, want %d: %s", n-1, width-1, line)
+		}
+	}
+	for _, m := range metrics {
+		wellFormed(t, drawChart(m, cfg, rows, info{}))
+	}
+}
+
+func wellFormed(t *testing.T, svg string) {
+	t.Helper()
+	d := xml.NewDecoder(strings.NewReader(svg))
+	for {
+		_, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			t.Fatalf("not well-formed: %v\n%s", err, svg)
+		}
+	}
+}
+
+func TestAxis_RoundSteps(t *testing.T) {
+	for _, c := range []struct{ longest, step, top float64 }{
+		{0, 1, 1}, {4.65, 1, 5}, {7.69, 2, 8}, {93, 20, 100}, {310000, 100000, 400000},
+	} {
+		step, top := axis(c.longest)
+		if step != c.step || top != c.top {
+			t.Errorf("axis(%g) = %g, %g, want %g, %g",
+				c.longest, step, top, c.step, c.top)
+		}
+	}
+}

@@ -1,0 +1,177 @@
+// Command compare runs every echo server under every workload, interleaved in rounds on one
+// machine, and prints medians and ratios. ../README.md says how to read them.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+)
+
+// config is the command line.
+type config struct {
+	servers   []server
+	workloads []workload
+	rounds    int
+	seconds   float64
+	warmup    float64
+	retries   int
+	twoCPUs   bool
+	workers   int
+	idle      int
+	verify    bool
+	veloqArgs []string
+	gnetTags  string
+	command   string
+}
+
+func main() {
+	// A server must die with this process even if it is killed outright; the kernel ties that
+	// to the thread that started the server, so the thread has to stay.
+	runtime.LockOSThread()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			os.Exit(2)
+		}
+		fmt.Fprintln(os.Stderr, "compare:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	cfg, err := parse(args)
+	if err != nil {
+		return err
+	}
+	if runtime.NumCPU() < 2 {
+		return errors.New("needs two CPUs: one for the server, one for the load client")
+	}
+	b, err := newBuilder(cfg)
+	if err != nil {
+		return err
+	}
+	if err := b.buildLoad(ctx); err != nil {
+		return err
+	}
+	broken := b.buildServers(ctx, cfg.servers)
+	if err := ctx.Err(); err != nil {
+		return errors.New("interrupted")
+	}
+	r := &runner{cfg: cfg, out: b.out, broken: broken}
+	info := machineInfo(ctx, cfg, b.root)
+	if cfg.idle > 0 {
+		cells, err := r.idleRounds(ctx)
+		if err != nil {
+			return err
+		}
+		return writeIdleReport(b.out, info, cells)
+	}
+	cells, err := r.loadRounds(ctx)
+	if err != nil {
+		return err
+	}
+	return writeReport(b.out, info, cfg, cells)
+}
+
+func parse(args []string) (*config, error) {
+	cfg := &config{command: "go run ./compare " + strings.Join(args, " ")}
+	fs := flag.NewFlagSet("compare", flag.ContinueOnError)
+	serverList := fs.String("servers", "all", "servers, comma-separated: "+names(allServers))
+	workloadList := fs.String("workloads", "all",
+		"workloads, comma-separated: "+names(allWorkloads))
+	only := fs.String("only", "",
+		"quick: two workloads, 3 rounds of 1 s, unless other flags say so")
+	cpus := fs.String("cpus", "one", "one: server on CPU 0 with GOMAXPROCS=1, load on CPU 1; "+
+		"two: nothing pinned, GOMAXPROCS=2")
+	veloqArgs := fs.String("veloq-args", "", "further flags for examples/echo, space-separated")
+	fs.IntVar(&cfg.rounds, "rounds", 5, "rounds; every server runs once in each")
+	fs.Float64Var(&cfg.seconds, "seconds", 2, "seconds measured a sample")
+	fs.Float64Var(&cfg.warmup, "warmup", 0.5, "seconds of load before that")
+	fs.IntVar(&cfg.retries, "retries", 2,
+		"times to repeat a sample that other processes disturbed")
+	fs.IntVar(&cfg.workers, "workers", 1, "event loops or workers of each server")
+	fs.IntVar(&cfg.idle, "idle", 0, "instead: memory of this many idle connections")
+	fs.BoolVar(&cfg.verify, "verify", false, "check every echoed byte (dearer for the client)")
+	fs.StringVar(&cfg.gnetTags, "gnet-tags", "", "build tags for gnet, such as poll_opt,gc_opt")
+	if err := fs.Parse(args); err != nil {
+		return nil, flag.ErrHelp // the flag set has told
+	}
+	if fs.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	set := map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { set[f.Name] = true })
+	switch *only {
+	case "":
+	case "quick":
+		preset(set, "workloads", func() { *workloadList = "64x64B,64x16KiB" })
+		preset(set, "rounds", func() { cfg.rounds = 3 })
+		preset(set, "seconds", func() { cfg.seconds = 1 })
+	default:
+		return nil, fmt.Errorf("-only %q: the only preset is quick", *only)
+	}
+	switch *cpus {
+	case "one":
+	case "two":
+		cfg.twoCPUs = true
+	default:
+		return nil, fmt.Errorf("-cpus %q: one or two", *cpus)
+	}
+	if cfg.rounds < 1 || cfg.seconds <= 0 || cfg.workers < 1 {
+		return nil, errors.New("-rounds, -seconds and -workers must be positive")
+	}
+	if cfg.warmup < 0 || cfg.idle < 0 || cfg.retries < 0 {
+		return nil, errors.New("-warmup, -idle and -retries must not be negative")
+	}
+	cfg.veloqArgs = strings.Fields(*veloqArgs)
+	var err error
+	if cfg.servers, err = pick(allServers, *serverList); err != nil {
+		return nil, err
+	}
+	cfg.workloads, err = pick(allWorkloads, *workloadList)
+	return cfg, err
+}
+
+func preset(set map[string]bool, name string, apply func()) {
+	if !set[name] {
+		apply()
+	}
+}
+
+// named is what a flag can list.
+type named interface{ label() string }
+
+func names[T named](all []T) string {
+	var b []string
+	for _, v := range all {
+		b = append(b, v.label())
+	}
+	return strings.Join(b, ",")
+}
+
+// pick resolves a comma-separated list, in the order that the list gives.
+func pick[T named](all []T, list string) ([]T, error) {
+	if list == "all" {
+		return all, nil
+	}
+	var out []T
+next:
+	for _, want := range strings.Split(list, ",") {
+		for _, v := range all {
+			if v.label() == strings.TrimSpace(want) {
+				out = append(out, v)
+				continue next
+			}
+		}
+		return nil, fmt.Errorf("%q is none of %s", want, names(all))
+	}
+	return out, nil
+}
