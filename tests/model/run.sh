@@ -4,7 +4,8 @@
 # line for each. Exit 0: all as expected; 1: not; 77: a tool is missing, with the reason.
 set -u
 
-model=$(cd "$(dirname "$0")" && pwd)/doorbell.pml
+case $0 in */*) here=${0%/*} ;; *) here=. ;; esac
+model=$(cd "$here" && pwd)/doorbell.pml
 for tool in spin cc cpp; do
 	if ! command -v "$tool" >/dev/null; then
 		echo "skipped: $tool is not installed"
