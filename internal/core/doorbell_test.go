@@ -5,6 +5,7 @@ package core
 import (
 	"os"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -24,8 +25,10 @@ func newDoorbell(tb testing.TB) *Doorbell {
 		tb.Fatal(syscall.Errno(-rc))
 	}
 	tb.Cleanup(func() {
-		doorbellDeinitC(d)
-		Free(mem)
+		if !tb.Failed() {
+			doorbellDeinitC(d)
+			Free(mem)
+		}
 	})
 	return d
 }
@@ -80,6 +83,56 @@ func TestDoorbell_RingIsDrainedOnce(t *testing.T) {
 	d.Ring()
 	if doorbellDrainC(d) != 1 || doorbellDrainC(d) != 0 {
 		t.Error("two rings are to be drained together, once")
+	}
+}
+
+// Goal: of a push with its claim and a prepare with its re-check, at least one sees the other.
+// Method: rounds in which both sides run at the same time, shifted against each other by lengths
+// that sweep one across the other; a round where both miss is the bug.
+func TestDoorbell_NeverBothMiss(t *testing.T) {
+	rounds := uint32(300_000)
+	if testing.Short() {
+		rounds /= 10
+	}
+	for _, x := range allBells {
+		t.Run(x.name, func(t *testing.T) {
+			d, e := newDoorbell(t), newEdge(t, 4, 0)
+			var begun, ended atomic.Uint32
+			var claimed bool
+			await := func(v *atomic.Uint32, round uint32) {
+				for spins := 1; v.Load() != round; spins++ {
+					if spins%256 == 0 {
+						runtime.Gosched()
+					}
+				}
+			}
+			go func() {
+				msgs := make([]Msg, 1)
+				for round := uint32(1); round <= rounds; round++ {
+					await(&begun, round)
+					x.push(e, msgs)
+					claimed = x.claim(d)
+					ended.Store(round)
+				}
+			}()
+			missed := 0
+			out := make([]Msg, 1)
+			for round := uint32(1); round <= rounds; round++ {
+				begun.Store(round)
+				pause(uint64(round % 1024))
+				x.prepare(d)
+				found := e.Len() > 0
+				await(&ended, round)
+				if !found && !claimed {
+					missed++
+				}
+				x.awake(d)
+				x.pop(e, out)
+			}
+			if missed > 0 {
+				t.Errorf("both sides missed in %d rounds of %d", missed, rounds)
+			}
+		})
 	}
 }
 
