@@ -38,7 +38,8 @@ states() {
 # holds NAME PAN_CFLAGS PAN_FLAGS [SPIN_FLAGS...]
 holds() {
 	explore "$@"
-	if ! grep -q 'errors: 0$' "$1" || grep -qi 'max search depth too small\|out of memory\|not completed' "$1"; then
+	if ! grep -q 'errors: 0$' "$1" ||
+		grep -qi 'max search depth too small\|out of memory\|not completed' "$1"; then
 		echo "$1: expected no error, got:"
 		cat "$1"
 		exit 1
