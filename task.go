@@ -41,6 +41,11 @@ type task struct {
 
 	liveNext, livePrev *task // among the worker's live tasks
 
+	// While it is some stream's reader: where a Read wants its bytes, straight from the completion,
+	// and how many it got.
+	readInto []byte
+	readN    int
+
 	parked   bool // waits for a wake
 	queued   bool // in the run queue
 	returned bool // run came back by itself
