@@ -145,7 +145,6 @@ func (w *worker) turn() {
 	w.cross()
 	w.flip()
 	w.dispatch()
-	w.confirm()
 	w.forgetRead()
 	if now := w.timers.now; now-w.lastYield > yieldEvery {
 		w.lastYield = now
