@@ -228,6 +228,9 @@ static int setup_buffers(vq__uring *u, const vq_driver_config *config, vq_driver
 	uint32_t size_bytes = config->buffer_size_bytes;
 	int rc = -EINVAL;
 
+	/* There is no other way to receive: nothing to step down to. */
+	if ((config->deny & VQ_CAP_BUFFER_RING) != 0)
+		return -ENOSYS;
 	if ((config->deny & VQ_CAP_BUFFER_INCREMENTAL) == 0)
 		rc = register_buf_ring(u, count, VQ__PBUF_RING_INC);
 	if (rc == 0) {
