@@ -184,14 +184,10 @@ func (s *Stream) resumeRecv() {
 // is empty, so that streams which nobody reads can't keep the others from receiving.
 func (w *worker) spillUnread() {
 	w.stats.spills++
-	for i, s := range w.unread {
-		w.unread[i] = nil
-		s.recv.listed = false
-		if s.recv.bytes > 0 {
-			s.recv.spill()
-		}
+	for _, s := range w.unread {
+		s.recv.spill()
 	}
-	w.unread = w.unread[:0]
+	w.unlist(func(r *receive) bool { return r.lent > 0 })
 }
 
 // spill copies all but the bytes that the user looks at.
@@ -214,9 +210,14 @@ func (w *worker) forgetRead() {
 	if len(w.unread) < 2*w.streams+64 {
 		return
 	}
+	w.unlist(func(r *receive) bool { return r.bytes > 0 })
+}
+
+// unlist takes streams off the list of those with unread bytes, but for some.
+func (w *worker) unlist(keep func(*receive) bool) {
 	kept := w.unread[:0]
 	for _, s := range w.unread {
-		if s.recv.bytes > 0 {
+		if keep(&s.recv) {
 			kept = append(kept, s)
 		} else {
 			s.recv.listed = false
