@@ -157,12 +157,21 @@ static int probe_ops(vq__uring *u, const vq_driver_config *config, vq_driver_rep
 		VQ_OP_ACCEPT,  VQ_OP_CANCEL,  VQ_OP_CONNECT, VQ_OP_CLOSE,   VQ_OP_SEND,
 		VQ_OP_RECV,    VQ_OP_SHUTDOWN,
 	};
-	struct io_uring_probe *probe = io_uring_get_probe_ring(&u->ring);
-	if (probe == NULL) {
+	/* Not io_uring_get_probe_ring: it answers NULL, and errno need not be of this call. */
+	enum { PROBED = 256 };
+	union {
+		struct io_uring_probe head;
+		uint8_t room[sizeof(struct io_uring_probe) +
+			     PROBED * sizeof(struct io_uring_probe_op)];
+	} answer;
+	struct io_uring_probe *probe = &answer.head;
+	/* The kernel refuses a probe that is not all zeros. */
+	memset(&answer, 0, sizeof(answer));
+	int rc = io_uring_register_probe(&u->ring, probe, PROBED);
+	if (rc != 0) {
 		report->failed_step = VQ_STEP_PROBE;
-		return errno != 0 ? -errno : -EIO;
+		return rc;
 	}
-	int rc = 0;
 	for (size_t i = 0; i < sizeof(needed) && rc == 0; i++) {
 		if (!io_uring_opcode_supported(probe, needed[i])) {
 			report->failed_step = VQ_STEP_OPS;
@@ -173,7 +182,6 @@ static int probe_ops(vq__uring *u, const vq_driver_config *config, vq_driver_rep
 	if (io_uring_opcode_supported(probe, VQ__OP_SEND_ZC))
 		report->caps |= VQ_CAP_SEND_ZC | VQ_CAP_RECV_MULTISHOT | VQ_CAP_ACCEPT_MULTISHOT |
 				VQ_CAP_POLL_MULTISHOT;
-	io_uring_free_probe(probe);
 	report->caps &= ~config->deny;
 	if (rc == 0 && (report->caps & VQ_CAP_RECV_MULTISHOT) == 0) {
 		report->failed_step = VQ_STEP_OPS;
