@@ -325,7 +325,6 @@ static void uring_destroy(vq_driver *driver)
 
 static int uring_start(vq__uring *u, const vq_driver_config *config, vq_driver_report *report)
 {
-	report->failed_step = VQ_STEP_SETUP;
 	int rc = setup_ring(u, config, report);
 	if (rc != 0)
 		return rc;
@@ -351,6 +350,7 @@ static int uring_start(vq__uring *u, const vq_driver_config *config, vq_driver_r
 
 static int uring_create(const vq_driver_config *config, vq_driver_report *report, vq_driver **out)
 {
+	report->failed_step = VQ_STEP_SETUP;
 	vq__uring *u = aligned_alloc(VQ_CACHE_LINE, (sizeof(*u) + VQ_CACHE_LINE - 1) /
 							    VQ_CACHE_LINE * VQ_CACHE_LINE);
 	if (u == NULL)
