@@ -147,7 +147,8 @@ static void echo_receive(client *c)
 	fx_op *op = &f.ops[c->recv];
 
 	CHECK(c->arrived + op->data_len <= c->total);
-	memcpy(c->bytes + c->arrived, op->data, op->data_len);
+	if (op->data_len > 0)
+		memcpy(c->bytes + c->arrived, op->data, op->data_len);
 	c->arrived += op->data_len;
 	op->data_len = 0;
 	if (!op->terminal || c->arrived == c->total)
