@@ -329,6 +329,12 @@ static int uring_start(vq__uring *u, const vq_driver_config *config, vq_driver_r
 	int rc = setup_ring(u, config, report);
 	if (rc != 0)
 		return rc;
+	/*
+	 * What may block (VQ_SQE_MAY_BLOCK) runs on the kernel's own threads: a few, so that many
+	 * slow closes queue up instead of making a thread each.
+	 */
+	unsigned int threads[2] = { 2, 8 };
+	(void)io_uring_register_iowq_max_workers(&u->ring, threads);
 	/* After exec(2) the descriptor is gone (close-on-exec); after fork(2) the pages are. */
 	(void)io_uring_ring_dontfork(&u->ring);
 	rc = probe_ops(u, config, report);
