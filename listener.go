@@ -246,7 +246,9 @@ func (l *Listener) arm() {
 	}
 	sqe := l.w.stage(core.OpAccept, opAccept, l.slot)
 	sqe.FD = l.fd
-	sqe.Mode = core.AcceptMultishot
+	if l.server == nil || l.server.max <= 0 {
+		sqe.Mode = core.AcceptMultishot // which would empty the kernel's queue beyond any bound
+	}
 	sqe.OpFlags = core.SockCloexec
 	l.armed = true
 }
