@@ -223,6 +223,9 @@ func (lc *ListenConfig) Listen(c *Context, network, address string) (*Listener, 
 	if err != nil {
 		return nil, err
 	}
+	if c.w.stopping {
+		return nil, opError("listen", network, nil, ErrClosed) // nobody would close it
+	}
 	fd, bound, err := lc.open(network, addr, false)
 	if err != nil {
 		return nil, listenError(network, addr, err)
@@ -333,6 +336,7 @@ func (l *Listener) Accept() (*Stream, error) {
 	for len(l.accepted) == 0 {
 		switch {
 		case l.closed:
+			l.w.giveWay()
 			return nil, l.opError(net.ErrClosed)
 		case l.err != nil:
 			return nil, l.err
