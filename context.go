@@ -154,6 +154,7 @@ func (c *Context) task() (*task, error) {
 		return nil, ErrNotTask
 	}
 	if err := c.Err(); err != nil {
+		c.w.giveWay()
 		return nil, err
 	}
 	return c.t, nil

@@ -223,6 +223,9 @@ func (lc *ListenConfig) Listen(c *Context, network, address string) (*Listener, 
 	if err != nil {
 		return nil, err
 	}
+	if c.w.stopping {
+		return nil, opError("listen", network, nil, ErrClosed) // nobody would close it
+	}
 	fd, bound, err := lc.open(network, addr, false)
 	if err != nil {
 		return nil, listenError(network, addr, err)
@@ -246,7 +249,9 @@ func (l *Listener) arm() {
 	}
 	sqe := l.w.stage(core.OpAccept, opAccept, l.slot)
 	sqe.FD = l.fd
-	sqe.Mode = core.AcceptMultishot
+	if l.server == nil || l.server.max <= 0 {
+		sqe.Mode = core.AcceptMultishot // which would empty the kernel's queue beyond any bound
+	}
 	sqe.OpFlags = core.SockCloexec
 	l.armed = true
 }
@@ -331,6 +336,7 @@ func (l *Listener) Accept() (*Stream, error) {
 	for len(l.accepted) == 0 {
 		switch {
 		case l.closed:
+			l.w.giveWay()
 			return nil, l.opError(net.ErrClosed)
 		case l.err != nil:
 			return nil, l.err

@@ -218,6 +218,7 @@ func (s *Stream) check(op string) error {
 		return s.opError(op, s.w.elsewhere())
 	}
 	if s.closed && op != "close" {
+		s.w.giveWay()
 		return s.opError(op, net.ErrClosed)
 	}
 	return nil

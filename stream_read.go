@@ -262,6 +262,7 @@ func (s *Stream) await(n int, dst []byte) error {
 		if err := t.ctx.Err(); err != nil {
 			return s.opError("read", netError(err))
 		}
+		s.armRecv() // a stop for too many unread bytes may still hold, and n asks for more
 		r.reader, t.readInto, t.readN = t, dst, 0
 		t.park()
 		r.reader, t.readInto = nil, nil
@@ -331,7 +332,7 @@ func (s *Stream) Peek(n int) ([]byte, error) {
 	if err := s.startRead(); err != nil {
 		return nil, err
 	}
-	if n > s.w.rt.config.ReadLimit {
+	if n > s.w.rt.config.ReadLimit && n > int(s.recv.bytes) {
 		return nil, s.opError("read", ErrTooLong)
 	}
 	if n <= 0 {
