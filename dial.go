@@ -150,8 +150,7 @@ func (s *Stream) awaitConnect(t *task, to *core.Addr, until time.Time) (res int3
 		return 0, err
 	}
 	state := &connecting{t: t}
-	s.user = state
-	s.connecting = true
+	s.connecting = state
 	sqe := s.w.stage(core.OpConnect, opConnect, s.slot)
 	sqe.FD = s.fd
 	sqe.Addr = uint64(uintptr(mem))
@@ -171,8 +170,7 @@ func (s *Stream) awaitConnect(t *task, to *core.Addr, until time.Time) (res int3
 			s.w.stageCancel(opConnect, s.slot)
 		}
 	}
-	s.connecting = false
-	s.user = nil
+	s.connecting = nil
 	switch {
 	case state.res == 0:
 		return 0, nil
@@ -185,7 +183,7 @@ func (s *Stream) awaitConnect(t *task, to *core.Addr, until time.Time) (res int3
 }
 
 func (s *Stream) onConnect(res int32) {
-	state := s.user.(*connecting)
+	state := s.connecting
 	state.done, state.res = true, res
 	s.w.wake(state.t)
 	if s.closed {

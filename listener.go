@@ -115,8 +115,8 @@ func keepAlive(sc *core.SocketConfig, period time.Duration) {
 	sc.KeepIdleS, sc.KeepIntervalS = secs, secs
 }
 
-// open makes a listening socket on addr. Any goroutine.
-func (lc *ListenConfig) open(network string, addr netip.AddrPort) (int32, *net.TCPAddr, error) {
+// open makes a listening socket on addr; share lets later ones have the port too. Any goroutine.
+func (lc *ListenConfig) open(network string, addr netip.AddrPort, share bool) (int32, *net.TCPAddr, error) {
 	family, v6 := listenFamily(network, addr)
 	if family == core.AF6 && lc.DualStack != DualStackAuto {
 		v6 = core.SocketDualStack
@@ -148,12 +148,27 @@ func (lc *ListenConfig) open(network string, addr netip.AddrPort) (int32, *net.T
 		return -1, nil, os.NewSyscallError(call.String(), sysErr(err))
 	}
 	at := coreAddr(addr, family)
-	bound, call, err := core.Listen(fd, &at, backlog)
+	bound, call, err := bindAndListen(fd, &at, backlog, share)
 	if err != nil {
 		_ = core.CloseSocket(fd)
 		return -1, nil, os.NewSyscallError(call.String(), sysErr(err))
 	}
 	return fd, tcpAddr(&bound), nil
+}
+
+// bindAndListen shares the port with sockets bound later if share is set, but not with earlier ones:
+// SO_REUSEPORT between bind and listen keeps a port that somebody else has an error.
+func bindAndListen(fd int32, at *core.Addr, backlog int32, share bool) (core.Addr, core.Call, error) {
+	if !share {
+		return core.Listen(fd, at, backlog)
+	}
+	if err := core.Bind(fd, at); err != nil {
+		return core.Addr{}, core.CallBind, err
+	}
+	if err := core.SetOption(fd, core.OptReusePort, 1); err != nil {
+		return core.Addr{}, core.CallSetsockopt, err
+	}
+	return core.Listen(fd, nil, backlog)
 }
 
 // resolveListen finds the one address that a listener takes. Any goroutine. Blocks (for a name).
@@ -208,7 +223,7 @@ func (lc *ListenConfig) Listen(c *Context, network, address string) (*Listener, 
 	if err != nil {
 		return nil, err
 	}
-	fd, bound, err := lc.open(network, addr)
+	fd, bound, err := lc.open(network, addr, false)
 	if err != nil {
 		return nil, listenError(network, addr, err)
 	}
@@ -277,10 +292,12 @@ func (l *Listener) complete(_ opKind, res int32, flags uint32) {
 		if l.server != nil && !l.closed {
 			l.server.failed(l.err)
 		}
-		return
 	}
 	if l.closed {
 		l.release()
+		return
+	}
+	if l.err != nil {
 		return
 	}
 	if !l.wants() {

@@ -101,10 +101,10 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 		listeners = len(s.rt.workers)
 	}
 	each := *lc
-	each.ReusePort = lc.ReusePort || listeners > 1
 	fds := make([]int32, 0, listeners)
 	for range listeners {
-		fd, bound, err := each.open(network, addr)
+		share := listeners > 1 && len(fds) == 0
+		fd, bound, err := each.open(network, addr, share)
 		if err != nil {
 			for _, fd := range fds {
 				_ = core.CloseSocket(fd)
@@ -115,6 +115,7 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 		s.addr = bound
 		// The others share the port that the first one got.
 		addr = bound.AddrPort()
+		each.ReusePort = true
 	}
 	s.alive.Store(int64(listeners) + 1)
 	for i, fd := range fds {

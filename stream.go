@@ -27,14 +27,14 @@ type Stream struct {
 	// Ops in flight, inline sends not counted.
 	inFlight   int16
 	recvArmed  bool
-	recvCancel bool // a cancel of the receive is under way
-	starving   bool // waits for a receive buffer
-	paused     bool // by PauseRead
-	readShut   bool // CloseRead was called
-	connecting bool
-	dirty      bool // in w.dirty
-	settling   bool // in w.settling
-	shutWanted bool // CloseWrite was called
+	recvCancel bool        // a cancel of the receive is under way
+	starving   bool        // waits for a receive buffer
+	paused     bool        // by PauseRead
+	readShut   bool        // CloseRead was called
+	connecting *connecting // while it connects
+	dirty      bool        // in w.dirty
+	settling   bool        // in w.settling
+	shutWanted bool        // CloseWrite was called
 	shutSent   bool
 	closed     bool // Close was called, or what amounts to it
 	closeTold  bool // OnClose was called
@@ -105,7 +105,7 @@ func (s *Stream) close(why error) {
 	} else if s.pending() > 0 {
 		s.boundClose()
 	}
-	if s.connecting {
+	if s.connecting != nil {
 		s.w.stageCancel(opConnect, s.slot)
 	}
 	s.settle()
@@ -142,7 +142,14 @@ func (s *Stream) wakeAll() {
 // settle has the worker look at the stream once this dispatch is over: whether a half-close or the
 // end of the socket can go out now.
 func (s *Stream) settle() {
-	if !s.settling && (s.closed || s.shutWanted) {
+	if s.closed || s.shutWanted {
+		s.revisit()
+	}
+}
+
+// revisit has the worker call step once this dispatch is over.
+func (s *Stream) revisit() {
+	if !s.settling {
 		s.settling = true
 		s.w.settling = append(s.w.settling, s)
 	}
@@ -170,8 +177,11 @@ func (s *Stream) step() {
 	}
 	if s.unconfirmed() {
 		// Inline bytes go out with this turn's enter; look again after it.
-		s.settle()
+		s.revisit()
 		return
+	}
+	if s.wantRoom || s.send.writer != nil {
+		s.drained() // inline bytes that went out in full have no completion to say so
 	}
 	out := s.send.out
 	if out != nil && (out.busy || (out.bytes > 0 && !s.abandoned)) {
@@ -271,7 +281,7 @@ func (s *Stream) localAddr() *net.TCPAddr {
 }
 
 func (s *Stream) remoteAddr() *net.TCPAddr {
-	if s.remote == nil && s.fd >= 0 && !s.connecting {
+	if s.remote == nil && s.fd >= 0 && s.connecting == nil {
 		if a, err := core.PeerAddr(s.fd); err == nil {
 			s.remote = tcpAddr(&a)
 		}

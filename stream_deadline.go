@@ -124,9 +124,6 @@ func (d *deadline) pass() {
 		for _, t := range s.send.queue {
 			s.w.wake(t)
 		}
-		if s.connecting && s.recv.reader != nil {
-			s.w.wake(s.recv.reader)
-		}
 	case deadlineClose:
 		s.abandon()
 	}

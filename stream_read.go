@@ -26,7 +26,7 @@ type receive struct {
 
 // armRecv starts the receive that goes on by itself, if the stream may receive now.
 func (s *Stream) armRecv() {
-	if s.recvArmed || s.closed || s.recv.err != nil || s.paused || s.starving || s.connecting ||
+	if s.recvArmed || s.closed || s.recv.err != nil || s.paused || s.starving || s.connecting != nil ||
 		s.readShut || s.recv.bytes >= s.w.rt.config.ReadLimit {
 		return
 	}

@@ -26,6 +26,8 @@ type sending struct {
 	sentEpoch uint64
 	out       *outbound // nil while nothing waits
 	failed    error
+	direct    direct // the writer's large write
+	pin       runtime.Pinner
 	writer    *task   // the task that is in a Write
 	queue     []*task // those that wait for it
 }
@@ -289,10 +291,10 @@ func (s *Stream) awaitRoom(t *task) error {
 // through with it.
 func (s *Stream) writeDirect(t *task, p []byte) (int, error) {
 	o := s.openOut()
-	var pin runtime.Pinner
-	pin.Pin(&p[0])
-	defer pin.Unpin()
-	d := &direct{}
+	s.send.pin.Pin(&p[0])
+	defer s.send.pin.Unpin()
+	d := &s.send.direct
+	*d = direct{}
 	o.push(segment{addr: uintptr(unsafe.Pointer(&p[0])), len: len(p), direct: d})
 	s.markDirty()
 	cancelled := false
@@ -414,6 +416,9 @@ func (s *Stream) stageInline() {
 	sd.sentOff, sd.sentLen, sd.sentEpoch = sd.inlineOff, sd.inlineLen, s.w.sendEpoch
 	sd.inlineLen = 0
 	s.w.stats.inlineSends++
+	if s.wantRoom || sd.writer != nil {
+		s.revisit()
+	}
 }
 
 // onSendInline hears only of inline sends that fell short: the rest is sent by an op that waits.

@@ -158,8 +158,7 @@ func (w *worker) cross() {
 		w.enter(0)
 		return
 	}
-	if w.rt.config.Spin > 0 && w.spin() {
-		w.enter(0)
+	if w.rt.config.Spin > 0 && w.stats.lastBatch <= spinBatchMax && w.spin() {
 		return
 	}
 	w.driver.Doorbell.Prepare()
@@ -185,12 +184,9 @@ func (w *worker) called() bool {
 	return w.inbox.head.Load() != nil || w.buffers.returned.Load() != nil || w.meshWaiting()
 }
 
-// spin waits for work without sleeping, for Config.Spin at most, and reports whether there is any.
-// It pays only where the next completion is near, so it stops paying for itself after large batches.
+// spin submits what is staged and waits for work without sleeping, for Config.Spin at most. It
+// reports whether there is any, and has collected it then.
 func (w *worker) spin() bool {
-	if w.stats.lastBatch > spinBatchMax {
-		return false
-	}
 	if w.driver.Unsubmitted() > 0 {
 		w.enter(0)
 		if len(w.completions) > 0 {
@@ -201,6 +197,7 @@ func (w *worker) spin() bool {
 	for clock() < until {
 		for range 16 {
 			if w.driver.Pending() || w.called() {
+				w.enter(0)
 				return true
 			}
 		}
@@ -208,7 +205,8 @@ func (w *worker) spin() bool {
 	return false
 }
 
-// spinBatchMax is the largest batch after which a worker with Config.Spin spins.
+// spinBatchMax is the largest batch after which a worker with Config.Spin spins: after larger ones
+// the next completions are near anyway, or many, and sleeping costs less.
 const spinBatchMax = 4
 
 // resumeHandlers gives handlers what was kept while they had paused.

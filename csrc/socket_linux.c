@@ -143,7 +143,7 @@ int vq_socket_bind(int fd, const vq_addr *addr)
 int vq_socket_listen(int fd, const vq_addr *addr, int32_t backlog, vq_addr *bound,
 		     int32_t *failed_call)
 {
-	int rc = vq_socket_bind(fd, addr);
+	int rc = addr != NULL ? vq_socket_bind(fd, addr) : 0;
 
 	if (rc != 0) {
 		*failed_call = VQ_CALL_BIND;

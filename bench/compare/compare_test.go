@@ -128,3 +128,15 @@ func TestAxis_RoundSteps(t *testing.T) {
 		}
 	}
 }
+
+func TestLastLine_CrashAndPlain(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                                     "",
+		"one\ntwo\n":                           "two",
+		"panic: no\n\ngoroutine 1:\n\tmain.go": "panic: no",
+	} {
+		if got := lastLine(in); got != want {
+			t.Errorf("lastLine(%q) = %q, want %q", in, got, want)
+		}
+	}
+}

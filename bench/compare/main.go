@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // config is the command line.
@@ -22,6 +23,7 @@ type config struct {
 	seconds   float64
 	warmup    float64
 	retries   int
+	patience  time.Duration
 	twoCPUs   bool
 	workers   int
 	idle      int
@@ -97,6 +99,8 @@ func parse(args []string) (*config, error) {
 	fs.Float64Var(&cfg.warmup, "warmup", 0.5, "seconds of load before that")
 	fs.IntVar(&cfg.retries, "retries", 2,
 		"times to repeat a sample that other processes disturbed")
+	fs.DurationVar(&cfg.patience, "patience", 15*time.Second,
+		"how long to wait for a calm machine before that")
 	fs.IntVar(&cfg.workers, "workers", 1, "event loops or workers of each server")
 	fs.IntVar(&cfg.idle, "idle", 0, "instead: memory of this many idle connections")
 	fs.BoolVar(&cfg.verify, "verify", false, "check every echoed byte (dearer for the client)")

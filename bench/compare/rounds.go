@@ -11,10 +11,6 @@ import (
 	"time"
 )
 
-// othersMax is how much CPU (of one CPU) other processes may take before a sample counts as
-// disturbed and is repeated.
-const othersMax = 0.10
-
 // sample is what the load client reports of one run.
 type sample struct {
 	Requests    uint64  `json:"requests"`
@@ -98,6 +94,9 @@ func (r *runner) loadRounds(ctx context.Context) ([]*cell, error) {
 func (r *runner) leastDisturbed(ctx context.Context, s server, w workload) (sample, error) {
 	var best sample
 	for try := range r.cfg.retries + 1 {
+		if try > 0 {
+			waitCalm(ctx, r.cfg.patience)
+		}
 		got, err := r.loadOnce(ctx, s, w)
 		if err != nil {
 			return got, err
