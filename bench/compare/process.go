@@ -64,7 +64,10 @@ func startServer(cfg *config, s server, path string) (*process, error) {
 	}
 	if err != nil {
 		p.stop()
-		return nil, fmt.Errorf("does not start: %w %s", err, lastLine(p.stderr.String()))
+		if said := lastLine(p.stderr.String()); said != "" {
+			return nil, errors.New("does not start: " + said)
+		}
+		return nil, fmt.Errorf("does not start: %w", err)
 	}
 	return p, nil
 }
