@@ -309,7 +309,7 @@ func (s *Server) adopt(w *worker, fd int32) {
 		return
 	}
 	if s.handler != nil {
-		conn.handler = s.handler
+		conn.handled = true
 		conn.armRecv()
 		conn.tellOpen()
 		return

@@ -116,14 +116,12 @@ func (d *deadline) pass() {
 	switch d.timer.Kind {
 	case deadlineRead:
 		s.w.wake(s.recv.reader)
-		if s.handler != nil && !s.closed {
+		if s.handled && !s.closed {
 			s.close(s.opError("read", os.ErrDeadlineExceeded))
 		}
 	case deadlineWrite:
 		s.w.wake(s.send.writer)
-		for _, t := range s.send.queue {
-			s.w.wake(t)
-		}
+		s.send.wakeQueue(s.w)
 	case deadlineClose:
 		s.abandon()
 	}

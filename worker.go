@@ -55,7 +55,8 @@ type worker struct {
 	settlingSpare  []*Stream
 	arena          *arena
 	sentArena      *arena
-	sendEpoch      uint64
+	quiet          []*Stream // whose quiet sends are not confirmed
+	partial        bool      // the last enter left submissions behind
 	outFree        []*outbound
 	chunkFree      []*chunk
 	timers         timers
@@ -70,7 +71,7 @@ type worker struct {
 }
 
 func newWorker(rt *Runtime, id int) *worker {
-	w := &worker{rt: rt, id: id, knocks: make([]bool, rt.config.Workers), sendEpoch: 1}
+	w := &worker{rt: rt, id: id, knocks: make([]bool, rt.config.Workers)}
 	w.slots.init()
 	w.handlerContext.w = w
 	return w
@@ -175,7 +176,7 @@ func (w *worker) cross() {
 // busy reports whether the worker itself has more to do at once.
 func (w *worker) busy() bool {
 	return w.runq.len > 0 || len(w.settling) > 0 || len(w.dirty) > 0 || len(w.resumed) > 0 ||
-		len(w.completions) > 0 || w.buffers.offered || w.called()
+		len(w.completions) > 0 || w.partial || w.buffers.offered || w.called()
 }
 
 // called reports whether another thread has brought something: what is re-checked between saying
