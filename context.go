@@ -146,7 +146,7 @@ func (c *Context) Sleep(d time.Duration) error {
 // task returns the running task if the caller is it: parking is for the worker's own tasks.
 func (c *Context) task() (*task, error) {
 	if !c.w.here() {
-		return nil, ErrWrongWorker
+		return nil, c.w.elsewhere()
 	}
 	if c.t == nil || c.w.running != c.t {
 		return nil, ErrNotTask
@@ -155,6 +155,14 @@ func (c *Context) task() (*task, error) {
 		return nil, err
 	}
 	return c.t, nil
+}
+
+// elsewhere is what a caller gets who is not on the worker.
+func (w *worker) elsewhere() error {
+	if w.ended.Load() {
+		return ErrClosed
+	}
+	return ErrWrongWorker
 }
 
 // here reports whether the caller runs on the worker: its own goroutine, or the coroutine that it

@@ -209,7 +209,7 @@ func (c *Context) Listen(network, address string) (*Listener, error) {
 // Listen is Context.Listen with these settings. Worker only. Blocks (for a name).
 func (lc *ListenConfig) Listen(c *Context, network, address string) (*Listener, error) {
 	if !c.w.here() {
-		return nil, opError("listen", network, nil, ErrWrongWorker)
+		return nil, opError("listen", network, nil, c.w.elsewhere())
 	}
 	var addr netip.AddrPort
 	var err error
@@ -325,7 +325,7 @@ func (l *Listener) take(fd int32) {
 // not fail. Worker only. Blocks.
 func (l *Listener) Accept() (*Stream, error) {
 	if !l.w.here() {
-		return nil, l.opError(ErrWrongWorker)
+		return nil, l.opError(l.w.elsewhere())
 	}
 	t := l.w.running
 	for len(l.accepted) == 0 {
@@ -364,7 +364,7 @@ func (l *Listener) Addr() net.Addr { return l.addr }
 // are closed. Worker only.
 func (l *Listener) Close() error {
 	if !l.w.here() {
-		return l.opError(ErrWrongWorker)
+		return l.opError(l.w.elsewhere())
 	}
 	l.close()
 	return nil

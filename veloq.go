@@ -382,7 +382,7 @@ func (rt *Runtime) leastLoaded(w *worker) *worker {
 func (c *Context) submit(t *task, target int) error {
 	w := c.w
 	if !w.here() {
-		return ErrWrongWorker
+		return w.elsewhere()
 	}
 	t.ctx.values = c.values
 	if target == anyWorker || target == w.id {
