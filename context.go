@@ -96,11 +96,13 @@ func (c *Context) cancel(err error) {
 
 // finish ends the context of a task that has ended, for goroutines that were handed it.
 func (c *Context) finish() {
-	err := context.Canceled
-	if c.err.CompareAndSwap(nil, &err) {
+	if c.err.CompareAndSwap(nil, &errEnded) {
 		c.closeDone()
 	}
 }
+
+// errEnded is what the Context of an ended task says; a variable, to be pointed at.
+var errEnded = context.Canceled
 
 func (c *Context) closeDone() {
 	c.mu.Lock()

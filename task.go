@@ -54,6 +54,9 @@ type task struct {
 	failure  error
 
 	done joinState
+	// wait is for joining tasks of the same worker, one at a time, without an allocation.
+	wait    waiter
+	waiting bool
 }
 
 // A runner is the typed half of a task: what it runs, and where a result goes.
