@@ -97,7 +97,7 @@ func run(l *load, workers int) error {
 // connection is the task of one connection. It returns how many requests came back right.
 func (l *load) connection(c *veloq.Context, id int) (int, error) {
 	d := veloq.Dialer{Timeout: l.timeout}
-	s, err := d.Dial(c, "tcp", l.addr)
+	s, err := d.DialStream(c, "tcp", l.addr)
 	if err != nil {
 		return 0, err
 	}
