@@ -25,11 +25,11 @@ type Dialer struct {
 // Dial connects to address, as package net takes it, on "tcp", "tcp4" or "tcp6". A name's addresses
 // are tried one after another until one answers. Worker only. Blocks.
 func (c *Context) Dial(network, address string) (*Stream, error) {
-	return (&Dialer{}).Dial(c, network, address)
+	return (&Dialer{}).DialStream(c, network, address)
 }
 
-// Dial is Context.Dial with these settings. Worker only. Blocks.
-func (d *Dialer) Dial(c *Context, network, address string) (*Stream, error) {
+// DialStream is Context.Dial with these settings. Worker only. Blocks.
+func (d *Dialer) DialStream(c *Context, network, address string) (*Stream, error) {
 	if err := checkNetwork(network); err != nil {
 		return nil, opError("dial", network, nil, err)
 	}
@@ -150,8 +150,7 @@ func (s *Stream) awaitConnect(t *task, to *core.Addr, until time.Time) (res int3
 		return 0, err
 	}
 	state := &connecting{t: t}
-	s.user = state
-	s.connecting = true
+	s.connecting = state
 	sqe := s.w.stage(core.OpConnect, opConnect, s.slot)
 	sqe.FD = s.fd
 	sqe.Addr = uint64(uintptr(mem))
@@ -171,8 +170,7 @@ func (s *Stream) awaitConnect(t *task, to *core.Addr, until time.Time) (res int3
 			s.w.stageCancel(opConnect, s.slot)
 		}
 	}
-	s.connecting = false
-	s.user = nil
+	s.connecting = nil
 	switch {
 	case state.res == 0:
 		return 0, nil
@@ -185,7 +183,7 @@ func (s *Stream) awaitConnect(t *task, to *core.Addr, until time.Time) (res int3
 }
 
 func (s *Stream) onConnect(res int32) {
-	state := s.user.(*connecting)
+	state := s.connecting
 	state.done, state.res = true, res
 	s.w.wake(state.t)
 	if s.closed {

@@ -48,28 +48,28 @@ func (s *Stream) recovered() {
 
 func (s *Stream) tellOpen() {
 	defer s.recovered()
-	s.handler.OnOpen(&s.w.handlerContext, s)
+	s.server.handler.OnOpen(&s.w.handlerContext, s)
 }
 
 func (s *Stream) tellData(l Lease) {
 	defer s.recovered()
-	if err := s.handler.OnData(&s.w.handlerContext, s, l); err != nil {
+	if err := s.server.handler.OnData(&s.w.handlerContext, s, l); err != nil {
 		s.close(err)
 	}
 }
 
 func (s *Stream) tellWritable() {
-	if s.handler == nil || s.closed {
+	if !s.handled || s.closed {
 		return
 	}
 	defer s.recovered()
-	s.handler.OnWritable(&s.w.handlerContext, s)
+	s.server.handler.OnWritable(&s.w.handlerContext, s)
 }
 
 func (s *Stream) tellClosed() {
-	if s.handler == nil {
+	if !s.handled {
 		return
 	}
 	defer s.recovered()
-	s.handler.OnClose(&s.w.handlerContext, s, s.closeErr)
+	s.server.handler.OnClose(&s.w.handlerContext, s, s.closeErr)
 }

@@ -115,8 +115,8 @@ func keepAlive(sc *core.SocketConfig, period time.Duration) {
 	sc.KeepIdleS, sc.KeepIntervalS = secs, secs
 }
 
-// open makes a listening socket on addr. Any goroutine.
-func (lc *ListenConfig) open(network string, addr netip.AddrPort) (int32, *net.TCPAddr, error) {
+// open makes a listening socket on addr; share lets later ones have the port too. Any goroutine.
+func (lc *ListenConfig) open(network string, addr netip.AddrPort, share bool) (int32, *net.TCPAddr, error) {
 	family, v6 := listenFamily(network, addr)
 	if family == core.AF6 && lc.DualStack != DualStackAuto {
 		v6 = core.SocketDualStack
@@ -148,12 +148,27 @@ func (lc *ListenConfig) open(network string, addr netip.AddrPort) (int32, *net.T
 		return -1, nil, os.NewSyscallError(call.String(), sysErr(err))
 	}
 	at := coreAddr(addr, family)
-	bound, call, err := core.Listen(fd, &at, backlog)
+	bound, call, err := bindAndListen(fd, &at, backlog, share)
 	if err != nil {
 		_ = core.CloseSocket(fd)
 		return -1, nil, os.NewSyscallError(call.String(), sysErr(err))
 	}
 	return fd, tcpAddr(&bound), nil
+}
+
+// bindAndListen shares the port with sockets bound later if share is set, but not with earlier ones:
+// SO_REUSEPORT between bind and listen keeps a port that somebody else has an error.
+func bindAndListen(fd int32, at *core.Addr, backlog int32, share bool) (core.Addr, core.Call, error) {
+	if !share {
+		return core.Listen(fd, at, backlog)
+	}
+	if err := core.Bind(fd, at); err != nil {
+		return core.Addr{}, core.CallBind, err
+	}
+	if err := core.SetOption(fd, core.OptReusePort, 1); err != nil {
+		return core.Addr{}, core.CallSetsockopt, err
+	}
+	return core.Listen(fd, nil, backlog)
 }
 
 // resolveListen finds the one address that a listener takes. Any goroutine. Blocks (for a name).
@@ -188,13 +203,13 @@ func listenError(network string, addr netip.AddrPort, err error) error {
 // Listen listens on the worker of the task: "tcp", "tcp4" or "tcp6", and an address as package net
 // takes it. A host name is resolved without blocking the worker. Worker only. Blocks (for a name).
 func (c *Context) Listen(network, address string) (*Listener, error) {
-	return (&ListenConfig{}).Listen(c, network, address)
+	return (&ListenConfig{}).ListenStream(c, network, address)
 }
 
-// Listen is Context.Listen with these settings. Worker only. Blocks (for a name).
-func (lc *ListenConfig) Listen(c *Context, network, address string) (*Listener, error) {
+// ListenStream is Context.Listen with these settings. Worker only. Blocks (for a name).
+func (lc *ListenConfig) ListenStream(c *Context, network, address string) (*Listener, error) {
 	if !c.w.here() {
-		return nil, opError("listen", network, nil, ErrWrongWorker)
+		return nil, opError("listen", network, nil, c.w.elsewhere())
 	}
 	var addr netip.AddrPort
 	var err error
@@ -208,7 +223,10 @@ func (lc *ListenConfig) Listen(c *Context, network, address string) (*Listener, 
 	if err != nil {
 		return nil, err
 	}
-	fd, bound, err := lc.open(network, addr)
+	if c.w.stopping {
+		return nil, opError("listen", network, nil, ErrClosed) // nobody would close it
+	}
+	fd, bound, err := lc.open(network, addr, false)
 	if err != nil {
 		return nil, listenError(network, addr, err)
 	}
@@ -231,7 +249,9 @@ func (l *Listener) arm() {
 	}
 	sqe := l.w.stage(core.OpAccept, opAccept, l.slot)
 	sqe.FD = l.fd
-	sqe.Mode = core.AcceptMultishot
+	if l.server == nil || l.server.max <= 0 {
+		sqe.Mode = core.AcceptMultishot // which would empty the kernel's queue beyond any bound
+	}
 	sqe.OpFlags = core.SockCloexec
 	l.armed = true
 }
@@ -277,10 +297,12 @@ func (l *Listener) complete(_ opKind, res int32, flags uint32) {
 		if l.server != nil && !l.closed {
 			l.server.failed(l.err)
 		}
-		return
 	}
 	if l.closed {
 		l.release()
+		return
+	}
+	if l.err != nil {
 		return
 	}
 	if !l.wants() {
@@ -308,12 +330,13 @@ func (l *Listener) take(fd int32) {
 // not fail. Worker only. Blocks.
 func (l *Listener) Accept() (*Stream, error) {
 	if !l.w.here() {
-		return nil, l.opError(ErrWrongWorker)
+		return nil, l.opError(l.w.elsewhere())
 	}
 	t := l.w.running
 	for len(l.accepted) == 0 {
 		switch {
 		case l.closed:
+			l.w.giveWay()
 			return nil, l.opError(net.ErrClosed)
 		case l.err != nil:
 			return nil, l.err
@@ -347,7 +370,7 @@ func (l *Listener) Addr() net.Addr { return l.addr }
 // are closed. Worker only.
 func (l *Listener) Close() error {
 	if !l.w.here() {
-		return l.opError(ErrWrongWorker)
+		return l.opError(l.w.elsewhere())
 	}
 	l.close()
 	return nil

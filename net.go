@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -110,12 +111,22 @@ func coreAddr(a netip.AddrPort, family uint16) core.Addr {
 
 // checkNetwork accepts the stream networks of the worker doors.
 func checkNetwork(network string) error {
-	switch network {
-	case "tcp", "tcp4", "tcp6":
+	if slices.Contains(networkNames[:], network) {
 		return nil
 	}
 	return net.UnknownNetworkError(network)
 }
+
+// networkID is a stream network in a byte.
+type networkID uint8
+
+var networkNames = [...]string{"tcp", "tcp4", "tcp6"}
+
+func networkOf(name string) networkID {
+	return networkID(max(slices.Index(networkNames[:], name), 0))
+}
+
+func (n networkID) String() string { return networkNames[n] }
 
 // supportsIPv6 asks the system once.
 var supportsIPv6 = sync.OnceValue(func() bool {

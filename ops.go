@@ -8,7 +8,8 @@ import "github.com/veloq/veloq/internal/core"
 type opKind uint8
 
 const (
-	opWake opKind = iota + 1
+	opNone opKind = iota
+	opWake
 	opTimer
 	opCancel // the answer to a cancel request; the cancelled op's own completion counts
 	opAccept
@@ -143,11 +144,24 @@ func (w *worker) collect() {
 }
 
 // dispatch hands every collected completion to its owner. Handlers run from here; tasks are only
-// made runnable.
+// made runnable. Sends come first: what went out makes room for what the others will write.
 func (w *worker) dispatch() {
+	for i := 0; i < len(w.completions); i++ {
+		cqe := &w.completions[i]
+		kind := opKind(cqe.UserData >> tokenKindShift)
+		if kind == opSendInline || kind == opSend {
+			token, res := cqe.UserData, cqe.Res
+			cqe.UserData = 0
+			if owner := w.slots.find(token); owner != nil {
+				owner.complete(kind, res, 0)
+			}
+		}
+	}
+	w.confirm()
 	for i := 0; i < len(w.completions); i++ {
 		cqe := w.completions[i] // a copy: the slice may grow meanwhile
 		switch kind := opKind(cqe.UserData >> tokenKindShift); kind {
+		case opNone:
 		case opWake:
 			if cqe.Flags&core.CQEMore == 0 {
 				w.armWake()
@@ -175,6 +189,6 @@ func (w *worker) orphan(kind opKind, cqe *core.CQE) {
 	case kind == opAccept && cqe.Res >= 0:
 		_ = core.CloseSocket(cqe.Res)
 	case cqe.Flags&core.CQEBuffer != 0:
-		w.buffers.take(cqe.Buffer(), max(cqe.Res, 0), cqe.Flags).Release()
+		w.buffers.take(core.BufferIndex(cqe.Flags), max(cqe.Res, 0), cqe.Flags).Release()
 	}
 }

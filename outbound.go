@@ -33,12 +33,12 @@ func (a *arena) addr(off uint32) uint64 { return uint64(uintptr(a.base)) + uint6
 // flip starts the other arena, once everything staged has been submitted: the inline sends are over
 // then, and the ones that fell short have been collected.
 func (w *worker) flip() {
-	if w.arena.used == 0 || w.driver.Unsubmitted() != 0 {
+	w.partial = w.driver.Unsubmitted() != 0
+	if w.arena.used == 0 || w.partial {
 		return
 	}
 	w.arena, w.sentArena = w.sentArena, w.arena
 	w.arena.used = 0
-	w.sendEpoch++
 }
 
 // gatherMax is the most segments that one send gathers.
@@ -70,14 +70,16 @@ type chunk struct {
 
 // outbound is a stream's queue of bytes to send, with the C memory of its one send in flight.
 type outbound struct {
-	w    *worker
-	segs []segment
-	head int
-	// bytes in segs.
-	bytes int
-	busy  bool // a send is in flight
-	hdr   *core.Msghdr
-	iov   []core.Iovec
+	w      *worker
+	segs   []segment
+	head   int
+	bytes  int  // in segs
+	flight int  // of them, in the last send
+	busy   bool // a send is in flight, or a quiet one not confirmed yet
+	// blocked: the last send fell short, so the next one waits in the kernel for room.
+	blocked bool
+	hdr     *core.Msghdr
+	iov     []core.Iovec
 }
 
 // openOut returns the stream's queue, making or reusing one.
@@ -92,9 +94,7 @@ func (s *Stream) openOut() *outbound {
 	} else {
 		s.send.out = newOutbound(w)
 	}
-	if s.send.inlineLen > 0 {
-		s.moveInline()
-	}
+	s.moveInline()
 	return s.send.out
 }
 
@@ -126,7 +126,7 @@ func (s *Stream) shrinkOut() {
 		return
 	}
 	s.send.out = nil
-	o.segs, o.head = o.segs[:0], 0
+	o.segs, o.head, o.blocked = o.segs[:0], 0, false
 	if len(s.w.outFree) < outFreeMax {
 		s.w.outFree = append(s.w.outFree, o)
 	} else {
@@ -189,35 +189,50 @@ func (s *Stream) enqueueLease(l Lease) {
 	if l.Len() == 0 {
 		return
 	}
-	l.Retain()
-	s.openOut().push(segment{
-		addr:  uintptr(unsafe.Pointer(unsafe.SliceData(l.Bytes()))),
-		len:   l.Len(),
-		lease: l,
-	})
+	o := s.openOut()
 	s.markDirty()
+	addr := uintptr(unsafe.Pointer(unsafe.SliceData(l.Bytes())))
+	if n := len(o.segs); n > o.head {
+		if last := &o.segs[n-1]; last.lease.buffer == l.buffer && last.addr+uintptr(last.len) == addr {
+			// The next bytes of the same buffer: one segment, and the hold it has will do.
+			last.len += l.Len()
+			o.bytes += l.Len()
+			return
+		}
+	}
+	o.push(segment{addr: addr, len: l.Len(), lease: l.Retain()})
 }
 
 // moveInline moves the turn's inline bytes into the queue, where they come behind what is there.
 func (s *Stream) moveInline() {
 	sd := &s.send
+	if sd.inlineLen == 0 {
+		return
+	}
 	p := s.w.arena.mem[sd.inlineOff : sd.inlineOff+sd.inlineLen]
 	sd.inlineLen = 0
 	sd.out.copyIn(p)
 }
 
-// gather fills the message header with the first segments and returns its address.
-func (o *outbound) gather() uint64 {
+// gather returns the address and length of the first segment if it is the only one, or the address
+// of a message header that gathers the first ones, and 0.
+func (o *outbound) gather() (addr uint64, lenBytes uint32) {
 	segs := o.segs[o.head:]
 	n := min(len(segs), gatherMax)
+	if n == 1 && segs[0].len <= 1<<30 {
+		o.flight = segs[0].len
+		return uint64(segs[0].addr), uint32(o.flight)
+	}
+	o.flight = 0
 	for i := range n {
 		o.iov[i] = core.Iovec{Base: uint64(segs[i].addr), Len: uint64(segs[i].len)}
+		o.flight += segs[i].len
 	}
 	*o.hdr = core.Msghdr{
 		Iov:      uint64(uintptr(unsafe.Pointer(&o.iov[0]))),
 		IovCount: uint64(n),
 	}
-	return uint64(uintptr(unsafe.Pointer(o.hdr)))
+	return uint64(uintptr(unsafe.Pointer(o.hdr))), 0
 }
 
 // advance takes n sent bytes off the queue.

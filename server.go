@@ -101,10 +101,10 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 		listeners = len(s.rt.workers)
 	}
 	each := *lc
-	each.ReusePort = lc.ReusePort || listeners > 1
 	fds := make([]int32, 0, listeners)
 	for range listeners {
-		fd, bound, err := each.open(network, addr)
+		share := listeners > 1 && len(fds) == 0
+		fd, bound, err := each.open(network, addr, share)
 		if err != nil {
 			for _, fd := range fds {
 				_ = core.CloseSocket(fd)
@@ -115,6 +115,7 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 		s.addr = bound
 		// The others share the port that the first one got.
 		addr = bound.AddrPort()
+		each.ReusePort = true
 	}
 	s.alive.Store(int64(listeners) + 1)
 	for i, fd := range fds {
@@ -246,8 +247,15 @@ func (s *Server) connEnded(w *worker) {
 	if s.conns.Add(-1) == 0 && s.alive.Load() == 0 {
 		s.maybeDone()
 	}
-	if l := s.listeners[w.id]; l != nil && !l.armed && !l.closed {
+	if l := s.listeners[w.id]; l != nil {
 		l.arm()
+	} else if s.max > 0 {
+		// The one listening socket is another worker's, and may wait for this.
+		s.rt.workers[0].post(&note{do: func(*worker) {
+			if l := s.listeners[0]; l != nil {
+				l.arm()
+			}
+		}})
 	}
 }
 
@@ -308,7 +316,7 @@ func (s *Server) adopt(w *worker, fd int32) {
 		return
 	}
 	if s.handler != nil {
-		conn.handler = s.handler
+		conn.handled = true
 		conn.armRecv()
 		conn.tellOpen()
 		return

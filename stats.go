@@ -12,8 +12,8 @@ type workerStats struct {
 	overflows      uint64
 	noBuffers      uint64
 	spills         uint64
-	inlineSends    uint64
-	inlineShort    uint64
+	quietSends     uint64
+	quietShort     uint64
 	writesFull     uint64
 	accepted       uint64
 	acceptBackoffs uint64
@@ -30,8 +30,8 @@ type WorkerStats struct {
 	Submissions uint64 // operations handed to the driver
 	Completions uint64 // completions dispatched
 
-	InlineSends    uint64 // small sends, one for each stream and turn
-	InlineShort    uint64 // of them, those that the socket had no room for
+	QuietSends     uint64 // sends that were to finish within the crossing, one a stream and turn
+	QuietShort     uint64 // of them, those that the socket had no room for
 	RingFull       uint64 // extra crossings for want of room in the submission ring
 	Overflows      uint64 // extra crossings for want of room in the completion ring
 	NoBuffers      uint64 // receives that found the buffer group empty
@@ -72,7 +72,7 @@ func (w *worker) snapshot() WorkerStats {
 	st := &w.stats
 	out := WorkerStats{
 		Turns: st.turns, Waits: st.waits, Wakes: w.wakes.Load(), Completions: st.completions,
-		InlineSends: st.inlineSends, InlineShort: st.inlineShort, RingFull: st.ringFull,
+		QuietSends: st.quietSends, QuietShort: st.quietShort, RingFull: st.ringFull,
 		Overflows: st.overflows, NoBuffers: st.noBuffers, Spills: st.spills,
 		WritesFull: st.writesFull, Accepted: st.accepted, AcceptBackoffs: st.acceptBackoffs,
 		EdgesFull: st.edgesFull,

@@ -16,22 +16,20 @@ import (
 // ErrWrongWorker. Errors are *net.OpError as package net makes them, with the same things inside:
 // errors.Is works for net.ErrClosed, os.ErrDeadlineExceeded, io.EOF and the system's errno.
 type Stream struct {
-	w       *worker
-	slot    uint64
-	fd      int32
-	network string
-	server  *Server // nil for dialed and accepted ones
-	handler Handler // nil on the task door
-	user    any
+	// Small fields share words: idle connections are many.
+	w        *worker
+	slot     uint64
+	server   *Server // nil for dialed and accepted ones
+	fd       int32
+	inFlight int16 // ops in flight, inline sends not counted
+	network  networkID
 
-	// Ops in flight, inline sends not counted.
-	inFlight   int16
+	handled    bool // by server.handler: the handler door
 	recvArmed  bool
 	recvCancel bool // a cancel of the receive is under way
 	starving   bool // waits for a receive buffer
 	paused     bool // by PauseRead
 	readShut   bool // CloseRead was called
-	connecting bool
 	dirty      bool // in w.dirty
 	settling   bool // in w.settling
 	shutWanted bool // CloseWrite was called
@@ -43,17 +41,23 @@ type Stream struct {
 	lingers    bool // close(2) may block
 	wantRoom   bool // a handler met ErrFull and waits for OnWritable
 
-	recv     receive
-	send     sending
-	deadline *deadlines // nil until one is set
-	closeErr error      // why it closed; nil by the user's wish
-	local    *net.TCPAddr
-	remote   *net.TCPAddr
+	recv       receive
+	send       sending
+	user       any
+	closeErr   error       // why it closed; nil by the user's wish
+	connecting *connecting // while it connects
+	deadline   *deadlines  // nil until one is set
+	addrs      *addrPair   // nil until one is asked for
+}
+
+// addrPair holds the addresses once they have been asked for.
+type addrPair struct {
+	local, remote *net.TCPAddr
 }
 
 // newStream makes the stream of an open socket. The worker owns fd from here.
 func (w *worker) newStream(fd int32, network string) *Stream {
-	s := &Stream{w: w, fd: fd, network: network}
+	s := &Stream{w: w, fd: fd, network: networkOf(network)}
 	s.slot = w.slots.add(s)
 	w.streams++
 	w.load.Add(1)
@@ -68,7 +72,6 @@ func (s *Stream) complete(kind opKind, res int32, flags uint32) {
 	case opSendInline:
 		s.onSendInline(res)
 	case opSend:
-		s.inFlight--
 		s.onSend(res)
 	case opShutdown:
 		s.inFlight--
@@ -105,7 +108,7 @@ func (s *Stream) close(why error) {
 	} else if s.pending() > 0 {
 		s.boundClose()
 	}
-	if s.connecting {
+	if s.connecting != nil {
 		s.w.stageCancel(opConnect, s.slot)
 	}
 	s.settle()
@@ -117,7 +120,7 @@ func (s *Stream) abandon() {
 		return
 	}
 	s.abandoned = true
-	if s.send.out != nil && s.send.out.busy {
+	if o := s.send.out; o != nil && o.busy && o.blocked {
 		s.w.stageCancel(opSend, s.slot)
 	} else {
 		s.dropOut()
@@ -134,9 +137,7 @@ func (s *Stream) abort() {
 func (s *Stream) wakeAll() {
 	s.w.wake(s.recv.reader)
 	s.w.wake(s.send.writer)
-	for _, t := range s.send.queue {
-		s.w.wake(t)
-	}
+	s.send.wakeQueue(s.w)
 }
 
 // settle has the worker look at the stream once this dispatch is over: whether a half-close or the
@@ -169,9 +170,7 @@ func (s *Stream) step() {
 		return
 	}
 	if s.unconfirmed() {
-		// Inline bytes go out with this turn's enter; look again after it.
-		s.settle()
-		return
+		return // the end of that send comes back here
 	}
 	out := s.send.out
 	if out != nil && (out.busy || (out.bytes > 0 && !s.abandoned)) {
@@ -216,9 +215,10 @@ func (s *Stream) release() {
 // check is what every public method asks first: the right caller, and still open.
 func (s *Stream) check(op string) error {
 	if !s.w.here() {
-		return s.opError(op, ErrWrongWorker)
+		return s.opError(op, s.w.elsewhere())
 	}
 	if s.closed && op != "close" {
+		s.w.giveWay()
 		return s.opError(op, net.ErrClosed)
 	}
 	return nil
@@ -226,9 +226,9 @@ func (s *Stream) check(op string) error {
 
 // opError wraps err as package net does: with both addresses and the network.
 func (s *Stream) opError(op string, err error) error {
-	e := &net.OpError{Op: op, Net: s.network, Err: err}
+	e := &net.OpError{Op: op, Net: s.network.String(), Err: err}
 	// The addresses are asked of the socket on first use; a wrong caller must not do that here.
-	if err != ErrWrongWorker { //nolint:errorlint // identity
+	if s.w.here() {
 		if a := s.localAddr(); a != nil {
 			e.Source = a
 		}
@@ -262,21 +262,30 @@ func (s *Stream) RemoteAddr() net.Addr {
 }
 
 func (s *Stream) localAddr() *net.TCPAddr {
-	if s.local == nil && s.fd >= 0 {
+	p := s.addrPair()
+	if p.local == nil && s.fd >= 0 {
 		if a, err := core.LocalAddr(s.fd); err == nil {
-			s.local = tcpAddr(&a)
+			p.local = tcpAddr(&a)
 		}
 	}
-	return s.local
+	return p.local
 }
 
 func (s *Stream) remoteAddr() *net.TCPAddr {
-	if s.remote == nil && s.fd >= 0 && !s.connecting {
+	p := s.addrPair()
+	if p.remote == nil && s.fd >= 0 && s.connecting == nil {
 		if a, err := core.PeerAddr(s.fd); err == nil {
-			s.remote = tcpAddr(&a)
+			p.remote = tcpAddr(&a)
 		}
 	}
-	return s.remote
+	return p.remote
+}
+
+func (s *Stream) addrPair() *addrPair {
+	if s.addrs == nil {
+		s.addrs = &addrPair{}
+	}
+	return s.addrs
 }
 
 // UserData returns what SetUserData stored, nil before.

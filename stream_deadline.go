@@ -116,17 +116,12 @@ func (d *deadline) pass() {
 	switch d.timer.Kind {
 	case deadlineRead:
 		s.w.wake(s.recv.reader)
-		if s.handler != nil && !s.closed {
+		if s.handled && !s.closed {
 			s.close(s.opError("read", os.ErrDeadlineExceeded))
 		}
 	case deadlineWrite:
 		s.w.wake(s.send.writer)
-		for _, t := range s.send.queue {
-			s.w.wake(t)
-		}
-		if s.connecting && s.recv.reader != nil {
-			s.w.wake(s.recv.reader)
-		}
+		s.send.wakeQueue(s.w)
 	case deadlineClose:
 		s.abandon()
 	}

@@ -13,21 +13,20 @@ import (
 
 // receive is the receiving half of a Stream.
 type receive struct {
-	unread []Lease // arrived and not yet taken; head first
-	head   int
-	bytes  int    // in unread
-	err    error  // why no more will come; given after the unread bytes
-	reader *task  // parked in a read
-	dst    []byte // where the parked Read wants its bytes, straight from the completion
-	n      int    // how many it got
-	listed bool   // in w.unread
-	taken  int    // bytes that Next returned; dropped by the next call that reads
+	unread []Lease // arrived and not yet taken, from head on
+	err    error   // why no more will come; given after the unread bytes
+	reader *task   // parked in a read; its wait says where a Read wants its bytes
+	head   int32
+	bytes  int32 // in unread; at most ReadLimit and the kernel's receive buffer
+	taken  int32 // of them, those that Next returned: the next call that reads drops them
+	lent   int32 // of them, those that Peek or Next returned: they stay where they are until then
+	listed bool  // in w.unread
 }
 
 // armRecv starts the receive that goes on by itself, if the stream may receive now.
 func (s *Stream) armRecv() {
-	if s.recvArmed || s.closed || s.recv.err != nil || s.paused || s.starving || s.connecting ||
-		s.readShut || s.recv.bytes >= s.w.rt.config.ReadLimit {
+	if s.recvArmed || s.closed || s.recv.err != nil || s.paused || s.starving || s.connecting != nil ||
+		s.readShut || int(s.recv.bytes) >= s.w.rt.config.ReadLimit {
 		return
 	}
 	w := s.w
@@ -55,10 +54,10 @@ func (s *Stream) onRecv(res int32, flags uint32) {
 	}
 	switch {
 	case res > 0:
-		s.deliver(s.w.buffers.take(flags2buffer(flags), res, flags))
+		s.deliver(s.w.buffers.take(core.BufferIndex(flags), res, flags))
 	case res == 0:
 		if flags&core.CQEBuffer != 0 {
-			s.w.buffers.take(flags2buffer(flags), 0, flags).Release()
+			s.w.buffers.take(core.BufferIndex(flags), 0, flags).Release()
 		}
 		s.endRecv(io.EOF)
 	default:
@@ -73,11 +72,6 @@ func (s *Stream) onRecv(res int32, flags uint32) {
 	if !s.recvArmed {
 		s.armRecv()
 	}
-}
-
-func flags2buffer(flags uint32) uint16 {
-	c := core.CQE{Flags: flags}
-	return c.Buffer()
 }
 
 func (s *Stream) onRecvError(errno int32) {
@@ -102,7 +96,7 @@ func (s *Stream) endRecv(err error) {
 		s.recv.err = err
 	}
 	s.w.wake(s.recv.reader)
-	if s.handler != nil && !s.paused && s.recv.bytes == 0 {
+	if s.handled && !s.paused && s.recv.bytes == 0 {
 		s.close(s.recv.err)
 	}
 }
@@ -113,14 +107,14 @@ func (s *Stream) deliver(l Lease) {
 	switch {
 	case s.closed || s.readShut:
 		l.Release()
-	case s.handler != nil && !s.paused && r.bytes == 0:
+	case s.handled && !s.paused && r.bytes == 0:
 		s.tellData(l)
 		l.Release()
-	case r.dst != nil && r.bytes == 0:
-		r.n = copy(r.dst, l.Bytes())
-		r.dst = nil
-		if r.n < l.Len() {
-			s.keep(l.Slice(r.n, l.Len()))
+	case r.reader != nil && r.reader.readInto != nil && r.bytes == 0:
+		n := copy(r.reader.readInto, l.Bytes())
+		r.reader.readN, r.reader.readInto = n, nil
+		if n < l.Len() {
+			s.keep(l.Slice(n, l.Len()))
 		} else {
 			l.Release()
 		}
@@ -135,12 +129,12 @@ func (s *Stream) deliver(l Lease) {
 func (s *Stream) keep(l Lease) {
 	r := &s.recv
 	r.unread = append(r.unread, l)
-	r.bytes += l.Len()
+	r.bytes += int32(l.Len())
 	if !r.listed {
 		r.listed = true
 		s.w.unread = append(s.w.unread, s)
 	}
-	if r.bytes >= s.w.rt.config.ReadLimit {
+	if int(r.bytes) >= s.w.rt.config.ReadLimit {
 		s.stopRecv()
 	}
 }
@@ -153,8 +147,8 @@ func (r *receive) pop() Lease {
 	l := r.unread[r.head]
 	r.unread[r.head] = Lease{}
 	r.head++
-	r.bytes -= l.Len()
-	if r.head == len(r.unread) {
+	r.bytes -= int32(l.Len())
+	if int(r.head) == len(r.unread) {
 		r.unread, r.head = r.unread[:0], 0
 	}
 	return l
@@ -166,7 +160,7 @@ func (r *receive) skip(n int) {
 		l := r.front()
 		if n < l.Len() {
 			*l = l.Slice(n, l.Len())
-			r.bytes -= n
+			r.bytes -= int32(n)
 			return
 		}
 		n -= l.Len()
@@ -175,13 +169,13 @@ func (r *receive) skip(n int) {
 }
 
 func (s *Stream) dropUnread() {
-	s.recv.taken = 0
-	s.recv.skip(s.recv.bytes)
+	s.recv.taken, s.recv.lent = 0, 0
+	s.recv.skip(int(s.recv.bytes))
 }
 
 // resumeRecv arms again after a stop for too many unread bytes, once half of them are gone.
 func (s *Stream) resumeRecv() {
-	if !s.recvArmed && s.recv.bytes <= s.w.rt.config.ReadLimit/2 {
+	if !s.recvArmed && int(s.recv.bytes) <= s.w.rt.config.ReadLimit/2 {
 		s.armRecv()
 	}
 }
@@ -190,19 +184,20 @@ func (s *Stream) resumeRecv() {
 // is empty, so that streams which nobody reads can't keep the others from receiving.
 func (w *worker) spillUnread() {
 	w.stats.spills++
-	for i, s := range w.unread {
-		w.unread[i] = nil
-		s.recv.listed = false
-		if s.recv.bytes > 0 {
-			s.recv.spill()
-		}
+	for _, s := range w.unread {
+		s.recv.spill()
 	}
-	w.unread = w.unread[:0]
+	w.unlist(func(r *receive) bool { return r.lent > 0 })
 }
 
+// spill copies all but the bytes that the user looks at.
 func (r *receive) spill() {
-	for i := r.head; i < len(r.unread); i++ {
-		if l := r.unread[i]; l.buffer != nil {
+	lent := int(r.lent)
+	for i := int(r.head); i < len(r.unread); i++ {
+		l := r.unread[i]
+		if lent > 0 {
+			lent -= l.Len()
+		} else if l.buffer != nil {
 			r.unread[i] = Lease{heap: append([]byte(nil), l.Bytes()...)}
 			l.Release()
 		}
@@ -215,9 +210,14 @@ func (w *worker) forgetRead() {
 	if len(w.unread) < 2*w.streams+64 {
 		return
 	}
+	w.unlist(func(r *receive) bool { return r.bytes > 0 })
+}
+
+// unlist takes streams off the list of those with unread bytes, but for some.
+func (w *worker) unlist(keep func(*receive) bool) {
 	kept := w.unread[:0]
 	for _, s := range w.unread {
-		if s.recv.bytes > 0 {
+		if keep(&s.recv) {
 			kept = append(kept, s)
 		} else {
 			s.recv.listed = false
@@ -232,9 +232,10 @@ func (s *Stream) startRead() error {
 	if err := s.check("read"); err != nil {
 		return err
 	}
+	s.recv.lent = 0
 	if n := s.recv.taken; n > 0 {
 		s.recv.taken = 0
-		s.recv.skip(n)
+		s.recv.skip(int(n))
 		s.resumeRecv()
 	}
 	return nil
@@ -245,7 +246,7 @@ func (s *Stream) startRead() error {
 func (s *Stream) await(n int, dst []byte) error {
 	r := &s.recv
 	t := s.w.running
-	for r.bytes < n {
+	for int(r.bytes) < n {
 		switch {
 		case s.closed:
 			return s.opError("read", net.ErrClosed)
@@ -261,10 +262,11 @@ func (s *Stream) await(n int, dst []byte) error {
 		if err := t.ctx.Err(); err != nil {
 			return s.opError("read", netError(err))
 		}
-		r.reader, r.dst, r.n = t, dst, 0
+		s.armRecv() // a stop for too many unread bytes may still hold, and n asks for more
+		r.reader, t.readInto, t.readN = t, dst, 0
 		t.park()
-		r.reader, r.dst = nil, nil
-		if r.n > 0 {
+		r.reader, t.readInto = nil, nil
+		if t.readN > 0 {
 			return nil
 		}
 		if s.closed {
@@ -289,8 +291,9 @@ func (s *Stream) Read(p []byte) (int, error) {
 		if err := s.await(1, p); err != nil {
 			return 0, err
 		}
-		if n := r.n; n > 0 {
-			r.n = 0
+		if t := s.w.running; t != nil && t.readN > 0 {
+			n := t.readN
+			t.readN = 0
 			return n, nil
 		}
 	}
@@ -329,16 +332,17 @@ func (s *Stream) Peek(n int) ([]byte, error) {
 	if err := s.startRead(); err != nil {
 		return nil, err
 	}
-	if n > s.w.rt.config.ReadLimit {
+	if n > s.w.rt.config.ReadLimit && n > int(s.recv.bytes) {
 		return nil, s.opError("read", ErrTooLong)
 	}
 	if n <= 0 {
 		return nil, nil
 	}
 	err := s.await(n, nil)
-	if n = min(n, s.recv.bytes); n == 0 {
+	if n = min(n, int(s.recv.bytes)); n == 0 {
 		return nil, err
 	}
+	s.recv.lent = int32(n)
 	return s.recv.join(n), err
 }
 
@@ -348,7 +352,7 @@ func (s *Stream) Next(n int) ([]byte, error) {
 	b, err := s.Peek(n)
 	if err == nil {
 		// Dropped by the next call that reads: until then the bytes stay in place.
-		s.recv.taken = len(b)
+		s.recv.taken = int32(len(b))
 	}
 	return b, err
 }
@@ -364,7 +368,7 @@ func (s *Stream) Skip(n int) (int, error) {
 		if err := s.await(1, nil); err != nil {
 			return done, err
 		}
-		m := min(n-done, s.recv.bytes)
+		m := min(n-done, int(s.recv.bytes))
 		s.recv.skip(m)
 		done += m
 		s.resumeRecv()
@@ -373,7 +377,7 @@ func (s *Stream) Skip(n int) (int, error) {
 }
 
 // Buffered returns how many bytes have arrived and were not read yet.
-func (s *Stream) Buffered() int { return s.recv.bytes - s.recv.taken }
+func (s *Stream) Buffered() int { return int(s.recv.bytes - s.recv.taken) }
 
 // join makes the first n unread bytes contiguous and returns them.
 func (r *receive) join(n int) []byte {
@@ -424,7 +428,7 @@ func (s *Stream) ResumeRead() error {
 		return nil
 	}
 	s.paused = false
-	if s.handler != nil && (s.recv.bytes > 0 || s.recv.err != nil) {
+	if s.handled && (s.recv.bytes > 0 || s.recv.err != nil) {
 		s.w.resumed = append(s.w.resumed, s)
 	}
 	s.armRecv()

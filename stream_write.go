@@ -7,27 +7,48 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"syscall"
 	"unsafe"
 
 	"github.com/veloq/veloq/internal/core"
 )
 
-// inlineMax is the most bytes of one stream that a turn copies and sends inline, with the sends of
-// every other stream, in one crossing. Larger writes are sent from where they are.
+// inlineMax is the most bytes of one stream that a turn copies into the arena; larger writes are sent
+// from where they are.
 const inlineMax = 16 << 10
 
-// sending is the sending half of a Stream.
+// leaseCopyMax is the longest lease that is copied into the arena, which is cheaper for so little than
+// to hold its buffer.
+const leaseCopyMax = 2 << 10
+
+// sending is the sending half of a Stream. A turn's bytes go out in one quiet send: one that does
+// what it can within the enter, and completes only if that was not all. So a stream that keeps up
+// costs one submission and no completion.
 type sending struct {
-	inlineOff uint32 // in the arena: bytes for this turn's enter
+	inlineOff uint32 // in the arena: copied bytes for this turn's enter
 	inlineLen uint32
-	sentOff   uint32 // bytes of the last enter, until it is known whether they all went out
+	sentOff   uint32 // the bytes of the last enter, until it is known whether they all went out
 	sentLen   uint32
-	sentEpoch uint64
-	out       *outbound // nil while nothing waits
+	out       *outbound // everything else that waits to be sent; nil while nothing does
 	failed    error
-	writer    *task   // the task that is in a Write
-	queue     []*task // those that wait for it
+	writer    *task    // the task that is in a Write
+	writers   *writers // nil until a task's Write had to wait
+}
+
+// writers is what tasks need whose Write can't be done at once.
+type writers struct {
+	queue  []*task // those that wait for the writer
+	direct direct  // the writer's large write
+	pin    runtime.Pinner
+}
+
+func (sd *sending) wakeQueue(w *worker) {
+	if sd.writers != nil {
+		for _, t := range sd.writers.queue {
+			w.wake(t)
+		}
+	}
 }
 
 // pending returns how many accepted bytes have not been handed to the kernel.
@@ -39,9 +60,9 @@ func (s *Stream) pending() int {
 	return n
 }
 
-// unconfirmed reports whether inline bytes wait for an enter, or for the end of the one they were in.
+// unconfirmed reports whether bytes wait for an enter, or for the end of the one they were in.
 func (s *Stream) unconfirmed() bool {
-	return s.send.inlineLen > 0 || (s.send.sentEpoch == s.w.sendEpoch && s.send.sentLen > 0)
+	return s.send.inlineLen > 0 || s.send.sentLen > 0
 }
 
 // Write sends all of p. It returns once the bytes are accepted: copied to go out with this turn's
@@ -70,14 +91,21 @@ func (s *Stream) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	defer s.unlockWriter()
-	if len(p) <= inlineMax {
-		if err := s.awaitRoom(t); err != nil {
-			return 0, err
-		}
-		s.enqueueCopy(p)
-		return len(p), nil
+	return s.writeTask(t, p)
+}
+
+// writeTask is Write for a task that is the stream's writer.
+func (s *Stream) writeTask(t *task, p []byte) (int, error) {
+	if len(p) > inlineMax {
+		return s.writeDirect(t, p)
 	}
-	return s.writeDirect(t, p)
+	if err := s.awaitRoom(t); err != nil {
+		return 0, err
+	}
+	if s.send.out != nil || !s.appendInline(p) {
+		s.enqueueCopy(p)
+	}
+	return len(p), nil
 }
 
 // WriteString is Write of a string's bytes. Worker only. Blocks (in a task).
@@ -85,27 +113,23 @@ func (s *Stream) WriteString(p string) (int, error) {
 	return s.Write(unsafe.Slice(unsafe.StringData(p), len(p)))
 }
 
-// Writev sends the bytes of all parts, in order and not mixed with other writes. Up to 16 KiB they go
-// out as one; more is sent part by part. It returns how many bytes were accepted, as Write does.
-// Worker only. Blocks (in a task).
+// Writev sends the bytes of all parts, in order and not mixed with other writes. It returns how many
+// bytes were accepted, as Write does. Worker only. Blocks (in a task).
 func (s *Stream) Writev(parts [][]byte) (int64, error) {
-	total := 0
-	for _, p := range parts {
-		total += len(p)
+	if err := s.checkWrite(); err != nil {
+		return 0, err
 	}
-	if t := s.w.running; t != nil && s.w.here() && total > inlineMax && s.send.writer != t {
-		// One writer throughout, so that the parts stay together.
-		if err := s.checkWrite(); err != nil {
-			return 0, err
-		}
+	write := s.writeHandler
+	if t := s.w.running; t != nil {
 		if err := s.lockWriter(t); err != nil {
 			return 0, err
 		}
 		defer s.unlockWriter()
+		write = func(p []byte) (int, error) { return s.writeTask(t, p) }
 	}
 	var written int64
 	for _, p := range parts {
-		n, err := s.Write(p)
+		n, err := write(p)
 		written += int64(n)
 		if err != nil {
 			return written, err
@@ -114,28 +138,28 @@ func (s *Stream) Writev(parts [][]byte) (int64, error) {
 	return written, nil
 }
 
-// WriteLease sends a lease's bytes without copying them (up to 16 KiB they may be copied, which is
-// cheaper). It takes a hold of its own: the caller's lease stays the caller's to release, at any
-// time. Otherwise as Write. Worker only. Blocks (in a task).
+// WriteLease sends a lease's bytes without copying them (a few are copied, which is cheaper). It takes
+// a hold of its own: the caller's lease stays the caller's to release, at any time. Otherwise as
+// Write. Worker only. Blocks (in a task).
 func (s *Stream) WriteLease(l Lease) (int, error) {
 	if err := s.checkWrite(); err != nil {
 		return 0, err
 	}
 	n := l.Len()
 	sd := &s.send
-	if n <= inlineMax && sd.out == nil && sd.writer == nil && s.appendInline(l.Bytes()) {
+	if n <= leaseCopyMax && sd.out == nil && sd.writer == nil && s.appendInline(l.Bytes()) {
 		return n, nil
 	}
 	if l.buffer == nil {
 		return s.Write(l.heap)
 	}
+	if sd.writer == nil && s.pending()+n <= s.w.rt.config.WriteHigh {
+		s.enqueueLease(l)
+		return n, nil
+	}
 	t := s.w.running
 	if t == nil {
-		room := s.room()
-		if room == 0 {
-			return 0, s.full()
-		}
-		part := min(n, room)
+		part := min(n, s.room())
 		s.enqueueLease(l.Slice(0, part))
 		if part < n {
 			return part, s.full()
@@ -210,7 +234,7 @@ func (s *Stream) full() error {
 
 func (s *Stream) writeHandler(p []byte) (int, error) {
 	n := min(len(p), s.room())
-	if n > 0 && (n > inlineMax || s.send.out != nil || !s.appendInline(p[:n])) {
+	if n > inlineMax || s.send.out != nil || !s.appendInline(p[:n]) {
 		s.enqueueCopy(p[:n])
 	}
 	if n < len(p) {
@@ -222,17 +246,20 @@ func (s *Stream) writeHandler(p []byte) (int, error) {
 // lockWriter makes t the stream's writer, in turn with the others.
 func (s *Stream) lockWriter(t *task) error {
 	sd := &s.send
-	if sd.writer == nil || sd.writer == t {
+	if sd.writers == nil {
+		sd.writers = &writers{}
+	}
+	ws := sd.writers
+	if sd.writer == nil && len(ws.queue) == 0 {
 		sd.writer = t
 		return nil
 	}
-	sd.queue = append(sd.queue, t)
+	ws.queue = append(ws.queue, t)
 	defer func() {
-		for i, q := range sd.queue {
-			if q == t {
-				sd.queue = append(sd.queue[:i], sd.queue[i+1:]...)
-				break
-			}
+		i := slices.Index(ws.queue, t)
+		ws.queue = slices.Delete(ws.queue, i, i+1)
+		if sd.writer == nil && len(ws.queue) > 0 {
+			s.w.wake(ws.queue[0]) // t was next and gave up: so is the one behind it now
 		}
 	}()
 	for {
@@ -240,7 +267,7 @@ func (s *Stream) lockWriter(t *task) error {
 		if err := s.interrupted(t); err != nil {
 			return err
 		}
-		if sd.writer == nil && sd.queue[0] == t {
+		if sd.writer == nil && ws.queue[0] == t {
 			sd.writer = t
 			return nil
 		}
@@ -250,8 +277,8 @@ func (s *Stream) lockWriter(t *task) error {
 func (s *Stream) unlockWriter() {
 	sd := &s.send
 	sd.writer = nil
-	if len(sd.queue) > 0 {
-		s.w.wake(sd.queue[0])
+	if q := sd.writers.queue; len(q) > 0 {
+		s.w.wake(q[0])
 	}
 	if s.closed {
 		s.settle()
@@ -289,10 +316,11 @@ func (s *Stream) awaitRoom(t *task) error {
 // through with it.
 func (s *Stream) writeDirect(t *task, p []byte) (int, error) {
 	o := s.openOut()
-	var pin runtime.Pinner
-	pin.Pin(&p[0])
-	defer pin.Unpin()
-	d := &direct{}
+	ws := s.send.writers
+	ws.pin.Pin(&p[0])
+	defer ws.pin.Unpin()
+	d := &ws.direct
+	*d = direct{}
 	o.push(segment{addr: uintptr(unsafe.Pointer(&p[0])), len: len(p), direct: d})
 	s.markDirty()
 	cancelled := false
@@ -308,7 +336,7 @@ func (s *Stream) writeDirect(t *task, p []byte) (int, error) {
 			o.dropDirect(d)
 			break
 		}
-		if !cancelled {
+		if !cancelled && o.blocked {
 			cancelled = true
 			s.w.stageCancel(opSend, s.slot)
 		}
@@ -372,90 +400,146 @@ func (w *worker) flush() {
 
 func (s *Stream) stageSend() {
 	sd := &s.send
-	if s.released {
-		return
-	}
-	if sd.failed != nil || s.abandoned {
+	switch {
+	case s.released:
+	case sd.failed != nil || s.abandoned:
 		sd.inlineLen = 0
 		s.dropOut()
-		return
-	}
-	if sd.inlineLen > 0 {
-		if sd.sentEpoch == s.w.sendEpoch && sd.sentLen > 0 {
-			s.markDirty() // the last inline bytes are not through: next turn
-			return
-		}
-		if sd.out == nil {
-			s.stageInline()
-			return
-		}
+	case sd.sentLen > 0 || (sd.out != nil && sd.out.busy):
+		// One send at a time keeps the order: its end brings the stream back here.
+	case sd.out == nil && sd.inlineLen > 0:
+		s.stageInline()
+	case sd.out != nil && sd.out.bytes > 0:
 		s.moveInline()
-	}
-	if o := sd.out; o != nil && !o.busy && o.bytes > 0 {
-		o.busy = true
-		s.inFlight++
-		sqe := s.w.stage(core.OpSendMsg, opSend, s.slot)
-		sqe.FD = s.fd
-		sqe.Addr = o.gather()
-		sqe.Len = 1
-		sqe.OpFlags = core.MsgNoSignal | core.MsgWaitAll
+		s.stageQueue()
 	}
 }
 
-// stageInline sends the turn's bytes: done, or refused, within the enter that submits it.
+// stageInline sends the arena's bytes: done, or refused, within the enter that submits it.
 func (s *Stream) stageInline() {
 	sd := &s.send
 	sqe := s.w.stage(core.OpSend, opSendInline, s.slot)
 	sqe.FD = s.fd
-	sqe.Flags = core.SQESkipSuccess
 	sqe.Addr = s.w.arena.addr(sd.inlineOff)
 	sqe.Len = sd.inlineLen
-	sqe.OpFlags = core.MsgDontWait | core.MsgWaitAll | core.MsgNoSignal
-	sd.sentOff, sd.sentLen, sd.sentEpoch = sd.inlineOff, sd.inlineLen, s.w.sendEpoch
+	sd.sentOff, sd.sentLen = sd.inlineOff, sd.inlineLen
 	sd.inlineLen = 0
-	s.w.stats.inlineSends++
+	s.quiet(sqe)
 }
 
-// onSendInline hears only of inline sends that fell short: the rest is sent by an op that waits.
-func (s *Stream) onSendInline(res int32) {
-	sd := &s.send
-	s.w.stats.inlineShort++
-	sent := uint32(max(res, 0))
-	from := s.w.sentArena
-	if sd.sentEpoch == s.w.sendEpoch {
-		from = s.w.arena // not flipped: some of that enter's submissions are still to go
+// stageQueue sends the queue's first segments: quietly, or after a send that fell short by one that
+// waits in the kernel.
+func (s *Stream) stageQueue() {
+	o := s.send.out
+	o.busy = true
+	addr, length := o.gather()
+	op := uint8(core.OpSend)
+	if length == 0 {
+		op, length = core.OpSendMsg, 1
 	}
-	rest := from.mem[sd.sentOff+sent : sd.sentOff+sd.sentLen]
-	sd.sentLen = 0
-	if s.abandoned {
-		s.settle()
+	sqe := s.w.stage(op, opSend, s.slot)
+	sqe.FD = s.fd
+	sqe.Addr = addr
+	sqe.Len = length
+	if o.blocked {
+		sqe.OpFlags = core.MsgWaitAll | core.MsgNoSignal
+		s.inFlight++
 		return
 	}
-	if res < 0 && res != -core.ErrnoAGAIN && res != -core.ErrnoINTR {
-		s.failSend(res)
+	s.quiet(sqe)
+}
+
+// quiet makes a send do what it can at once. Its success has no completion, which wakes nobody:
+// where something waits for it, it completes after all.
+func (s *Stream) quiet(sqe *core.SQE) {
+	w := s.w
+	sqe.OpFlags = core.MsgDontWait | core.MsgWaitAll | core.MsgNoSignal
+	if !s.wantRoom && s.send.writer == nil && !s.closed && !s.shutWanted && len(w.buffers.starved) == 0 {
+		sqe.Flags = core.SQESkipSuccess
+	}
+	w.quiet = append(w.quiet, s)
+	w.stats.quietSends++
+}
+
+// confirm ends the quiet sends of an enter that consumed all: those without a completion by now went
+// out in full.
+func (w *worker) confirm() {
+	if w.partial {
+		return
+	}
+	for i, s := range w.quiet {
+		w.quiet[i] = nil
+		sd := &s.send
+		sd.sentLen = 0
+		if o := sd.out; o != nil && o.busy && !o.blocked {
+			o.busy = false
+			o.advance(o.flight)
+		}
+		s.sent()
+	}
+	w.quiet = w.quiet[:0]
+}
+
+// onSendInline hears of inline sends that fell short, and of those that something waits for.
+func (s *Stream) onSendInline(res int32) {
+	sd := &s.send
+	if sd.sentLen == 0 {
+		return
+	}
+	done := uint32(max(res, 0))
+	if done == sd.sentLen {
+		return // confirm takes it from here
+	}
+	s.w.stats.quietShort++
+	from := s.w.sentArena
+	if s.w.partial {
+		from = s.w.arena // not flipped: some of that enter's submissions are still to go
+	}
+	rest := from.mem[sd.sentOff+done : sd.sentOff+sd.sentLen]
+	sd.sentLen = 0
+	if s.failedSend(res) {
 		return
 	}
 	o := s.openOut()
 	o.pushFront(rest)
-	s.markDirty()
+	o.blocked = true
 	if s.closed {
 		s.boundClose()
 	}
 }
 
-// onSend takes the completion of the gathered send.
+// onSend takes the completion of a send from the queue.
 func (s *Stream) onSend(res int32) {
 	o := s.send.out
+	if o == nil || !o.busy {
+		return
+	}
+	if o.blocked {
+		s.inFlight--
+	} else if int(res) == o.flight {
+		return // confirm takes it from here
+	} else {
+		s.w.stats.quietShort++
+	}
 	o.busy = false
 	if res > 0 {
 		o.advance(int(res))
-	} else if res != -core.ErrnoCANCELED && res != -core.ErrnoAGAIN && res != -core.ErrnoINTR {
-		s.failSend(res)
+	}
+	if s.failedSend(res) {
 		return
 	}
+	o.blocked = int(res) < o.flight
+	if s.closed && o.bytes > 0 {
+		s.boundClose()
+	}
+	s.sent()
+}
+
+// sent goes on after some bytes went out.
+func (s *Stream) sent() {
 	if s.abandoned {
 		s.dropOut()
-	} else if o.bytes > 0 {
+	} else if s.send.inlineLen > 0 || (s.send.out != nil && s.send.out.bytes > 0) {
 		s.markDirty()
 	}
 	s.drained()
@@ -472,16 +556,20 @@ func (s *Stream) drained() {
 	s.settle()
 }
 
-// failSend ends the sending half: nothing more can go out.
-func (s *Stream) failSend(res int32) {
+// failedSend reports whether res ends the sending half, and ends it then: nothing more can go out.
+func (s *Stream) failedSend(res int32) bool {
+	if res >= 0 || res == -core.ErrnoCANCELED || res == -core.ErrnoAGAIN || res == -core.ErrnoINTR {
+		return false
+	}
 	s.send.failed = s.sysError("write", "write", res)
 	s.send.inlineLen = 0
 	s.dropOut()
 	s.wakeAll()
-	if s.handler != nil {
+	if s.handled {
 		s.close(s.send.failed)
 	}
 	s.settle()
+	return true
 }
 
 // CloseWrite sends FIN after everything that was written. Reading goes on; a Write fails with EPIPE.

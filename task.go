@@ -41,6 +41,11 @@ type task struct {
 
 	liveNext, livePrev *task // among the worker's live tasks
 
+	// While it is some stream's reader: where a Read wants its bytes, straight from the completion,
+	// and how many it got.
+	readInto []byte
+	readN    int
+
 	parked   bool // waits for a wake
 	queued   bool // in the run queue
 	returned bool // run came back by itself
@@ -49,6 +54,9 @@ type task struct {
 	failure  error
 
 	done joinState
+	// wait is for joining tasks of the same worker, one at a time, without an allocation.
+	wait    waiter
+	waiting bool
 }
 
 // A runner is the typed half of a task: what it runs, and where a result goes.
@@ -97,6 +105,8 @@ type coroutine struct {
 	yield func(struct{}) bool
 	next  func() (struct{}, bool)
 	stop  func()
+	// unwinding: a task called Goexit. To stop the coroutine would pass that on to the worker.
+	unwinding bool
 }
 
 func newCoroutine(w *worker) *coroutine {
@@ -118,6 +128,7 @@ func (co *coroutine) serve() {
 		if stopped {
 			return
 		}
+		co.unwinding = true
 		if co.yield(struct{}{}) {
 			co.serve()
 		}
@@ -167,7 +178,7 @@ func (w *worker) resume(t *task) {
 	w.running = nil
 	if t.ended {
 		t.co, co.t = nil, nil
-		w.idle = append(w.idle, co)
+		w.giveCoroutine(co)
 		w.endTask(t)
 	}
 }
@@ -183,6 +194,14 @@ func (w *worker) takeCoroutine() *coroutine {
 		return co
 	}
 	return newCoroutine(w)
+}
+
+func (w *worker) giveCoroutine(co *coroutine) {
+	if len(w.idle) < coroutinesIdleMax || co.unwinding {
+		w.idle = append(w.idle, co)
+		return
+	}
+	co.stop()
 }
 
 // endTask accounts for a task that ran to its end.

@@ -55,7 +55,8 @@ type worker struct {
 	settlingSpare  []*Stream
 	arena          *arena
 	sentArena      *arena
-	sendEpoch      uint64
+	quiet          []*Stream // whose quiet sends are not confirmed
+	partial        bool      // the last enter left submissions behind
 	outFree        []*outbound
 	chunkFree      []*chunk
 	timers         timers
@@ -70,7 +71,7 @@ type worker struct {
 }
 
 func newWorker(rt *Runtime, id int) *worker {
-	w := &worker{rt: rt, id: id, knocks: make([]bool, rt.config.Workers), sendEpoch: 1}
+	w := &worker{rt: rt, id: id, knocks: make([]bool, rt.config.Workers)}
 	w.slots.init()
 	w.handlerContext.w = w
 	return w
@@ -154,12 +155,11 @@ func (w *worker) turn() {
 // cross is the turn's one crossing. It waits only when nothing is left to do here, and says so first,
 // so that whoever brings work rings.
 func (w *worker) cross() {
-	if w.busy() {
+	if w.busy() || w.empty() {
 		w.enter(0)
 		return
 	}
-	if w.rt.config.Spin > 0 && w.spin() {
-		w.enter(0)
+	if w.rt.config.Spin > 0 && w.stats.lastBatch <= spinBatchMax && w.spin() {
 		return
 	}
 	w.driver.Doorbell.Prepare()
@@ -176,7 +176,7 @@ func (w *worker) cross() {
 // busy reports whether the worker itself has more to do at once.
 func (w *worker) busy() bool {
 	return w.runq.len > 0 || len(w.settling) > 0 || len(w.dirty) > 0 || len(w.resumed) > 0 ||
-		len(w.completions) > 0 || w.buffers.offered || w.called()
+		len(w.completions) > 0 || w.partial || w.buffers.offered || w.called()
 }
 
 // called reports whether another thread has brought something: what is re-checked between saying
@@ -185,12 +185,9 @@ func (w *worker) called() bool {
 	return w.inbox.head.Load() != nil || w.buffers.returned.Load() != nil || w.meshWaiting()
 }
 
-// spin waits for work without sleeping, for Config.Spin at most, and reports whether there is any.
-// It pays only where the next completion is near, so it stops paying for itself after large batches.
+// spin submits what is staged and waits for work without sleeping, for Config.Spin at most. It
+// reports whether there is any, and has collected it then.
 func (w *worker) spin() bool {
-	if w.stats.lastBatch > spinBatchMax {
-		return false
-	}
 	if w.driver.Unsubmitted() > 0 {
 		w.enter(0)
 		if len(w.completions) > 0 {
@@ -201,6 +198,7 @@ func (w *worker) spin() bool {
 	for clock() < until {
 		for range 16 {
 			if w.driver.Pending() || w.called() {
+				w.enter(0)
 				return true
 			}
 		}
@@ -208,7 +206,8 @@ func (w *worker) spin() bool {
 	return false
 }
 
-// spinBatchMax is the largest batch after which a worker with Config.Spin spins.
+// spinBatchMax is the largest batch after which a worker with Config.Spin spins: after larger ones
+// the next completions are near anyway, or many, and sleeping costs less.
 const spinBatchMax = 4
 
 // resumeHandlers gives handlers what was kept while they had paused.
@@ -234,9 +233,26 @@ func (w *worker) stop() {
 	for t := w.live; t != nil; t = t.liveNext {
 		t.ctx.cancel(ErrClosed)
 	}
+	w.handlerContext.cancel(ErrClosed)
 	// A turn at the latest then, to see whether all is over.
 	w.grace.Fire = func(*wheel.Timer, int64) {}
 	w.timers.add(&w.grace, w.timers.after(stopGrace))
+}
+
+// empty reports whether a stopping worker has nothing left but to submit what is staged.
+func (w *worker) empty() bool {
+	return w.stopping && w.tasks == 0 && w.slots.used == 0 && w.inbox.head.Load() == nil &&
+		!w.meshWaiting() && len(w.dirty) == 0
+}
+
+// giveWay lets the worker go on ending where its task asks for more in spite of the end it was told:
+// one that does so in a loop would keep the worker for ever.
+func (w *worker) giveWay() {
+	if t := w.running; w.stopping && t != nil {
+		t.parked = true
+		w.wake(t)
+		t.park()
+	}
 }
 
 // finished reports whether a stopping worker may end: nothing is left, or the grace is over and no
@@ -245,8 +261,7 @@ func (w *worker) finished() bool {
 	if !w.stopping {
 		return false
 	}
-	if w.tasks == 0 && w.slots.used == 0 && w.inbox.head.Load() == nil && !w.meshWaiting() &&
-		len(w.dirty) == 0 && w.driver.Unsubmitted() == 0 {
+	if w.empty() && w.driver.Unsubmitted() == 0 {
 		return true
 	}
 	if w.grace.Pending() {

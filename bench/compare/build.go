@@ -109,8 +109,14 @@ func quietly(c *exec.Cmd) error {
 	return nil
 }
 
-// lastLine is the newest thing that a program said, on one line.
+// lastLine is the newest thing that a program said, on one line. A Go program that crashes ends
+// with a stack, so there it is the line that says why.
 func lastLine(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
+	for _, l := range lines {
+		if strings.HasPrefix(l, "panic: ") || strings.HasPrefix(l, "fatal error: ") {
+			return l
+		}
+	}
 	return strings.TrimSpace(lines[len(lines)-1])
 }

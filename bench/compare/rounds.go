@@ -5,15 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
 )
-
-// othersMax is how much CPU (of one CPU) other processes may take before a sample counts as
-// disturbed and is repeated.
-const othersMax = 0.10
 
 // sample is what the load client reports of one run.
 type sample struct {
@@ -57,8 +52,8 @@ type runner struct {
 	broken map[string]string // programs that did not build, and why
 }
 
-// loadRounds measures every server under every workload once a round. Only an interrupt ends it
-// early; a server that fails is a cell that says so.
+// loadRounds measures every server under every workload once a round. A server that fails is a cell
+// that says so, but with -table short the end; otherwise only an interrupt ends it early.
 func (r *runner) loadRounds(ctx context.Context) ([]*cell, error) {
 	var cells []*cell
 	at := map[[2]string]*cell{}
@@ -80,13 +75,16 @@ func (r *runner) loadRounds(ctx context.Context) ([]*cell, error) {
 				}
 				progress := fmt.Sprintf("round %d/%d  %-15s %-14s", round+1,
 					r.cfg.rounds, w.name, s.name)
+				if err != nil && r.cfg.short {
+					return nil, fmt.Errorf("%s: %w", s.name, err)
+				}
 				if err != nil {
 					c.Failures = append(c.Failures, err.Error())
-					fmt.Fprintf(os.Stderr, "%s failed: %v\n", progress, err)
+					r.cfg.tell("%s failed: %v", progress, err)
 					continue
 				}
 				c.Samples = append(c.Samples, got)
-				fmt.Fprintf(os.Stderr, "%s %9.0f req/s %8.2f µs CPU  p99 %8.1f µs\n",
+				r.cfg.tell("%s %9.0f req/s %8.2f µs CPU  p99 %8.1f µs",
 					progress, got.ReqPerS, got.CPUus, got.P99us)
 			}
 		}
@@ -98,6 +96,9 @@ func (r *runner) loadRounds(ctx context.Context) ([]*cell, error) {
 func (r *runner) leastDisturbed(ctx context.Context, s server, w workload) (sample, error) {
 	var best sample
 	for try := range r.cfg.retries + 1 {
+		if try > 0 {
+			waitCalm(ctx, r.cfg.patience)
+		}
 		got, err := r.loadOnce(ctx, s, w)
 		if err != nil {
 			return got, err
@@ -149,11 +150,11 @@ func (r *runner) idleRounds(ctx context.Context) ([]*cell, error) {
 			progress := fmt.Sprintf("round %d/%d  %-14s", round+1, r.cfg.rounds, s.name)
 			if err != nil {
 				c.Failures = append(c.Failures, err.Error())
-				fmt.Fprintf(os.Stderr, "%s failed: %v\n", progress, err)
+				r.cfg.tell("%s failed: %v", progress, err)
 				continue
 			}
 			c.Idle = append(c.Idle, got)
-			fmt.Fprintf(os.Stderr, "%s %8.0f B idle %8.0f B after one echo, a connection\n",
+			r.cfg.tell("%s %8.0f B idle %8.0f B after one echo, a connection",
 				progress, got.IdleBytes, got.UsedBytes)
 		}
 	}

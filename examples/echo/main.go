@@ -33,7 +33,7 @@ func run() error {
 	driver := flag.String("driver", "auto", "auto or uring")
 	spin := flag.Duration("spin", 0, "how long an idle worker looks for work before it sleeps")
 	pin := flag.Bool("pin", false, "tie worker i to CPU i")
-	report := flag.Bool("report", false, "print what the driver got, on stderr")
+	report := flag.Bool("report", false, "print on stderr what the driver got, and at the end what it did")
 	debug := flag.String("debug", "", "`address` of a pprof server; none when empty")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -64,6 +64,11 @@ func run() error {
 	defer stop()
 	<-ctx.Done()
 	stop() // a second signal ends the program at once
+	if *report {
+		for i, st := range rt.Stats() {
+			fmt.Fprintf(os.Stderr, "worker %d: %+v\n", i, st)
+		}
+	}
 	grace, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	if err := rt.Shutdown(grace); err != nil {

@@ -114,7 +114,8 @@ static inline bool vq_doorbell_claim(vq_doorbell *d)
 	/* relaxed: the fence orders it; a stale 1 is sorted out by the exchange */
 	if (atomic_load_explicit(&d->sleeping, memory_order_relaxed) == 0)
 		return false;
-	/* relaxed: decides only which waker rings, and the kernel orders the ring */
+	/* relaxed: decides only which waker rings, and the kernel orders the ring. Not a store: it
+	 * could land after the worker's next prepare, and undo that. */
 	return atomic_exchange_explicit(&d->sleeping, 0, memory_order_relaxed) == 1;
 }
 

@@ -153,7 +153,7 @@ func OpenStream(family uint16, config *SocketConfig) (fd int32, call Call, err e
 	return int32(rc), CallNone, nil
 }
 
-// Listen binds fd to addr, listens, and returns the address it got.
+// Listen binds fd to addr (nil: it is bound), listens, and returns the address it got.
 func Listen(fd int32, addr *Addr, backlog int32) (bound Addr, call Call, err error) {
 	var failed C.int32_t
 	rc := C.vq_socket_listen(C.int(fd), (*C.vq_addr)(unsafe.Pointer(addr)), C.int32_t(backlog),

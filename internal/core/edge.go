@@ -68,7 +68,8 @@ func (e *Edge) record(index uint32) *Msg {
 
 // Push copies as many of msgs as there is room for, in order, and publishes them together. It
 // returns how many: fewer than len(msgs) means the edge was full. Does not ring; see
-// Doorbell.Claim. The producing worker only.
+// Doorbell.Claim. The store of tail is a locked instruction that waits for the line, so a batch
+// costs what one message does. The producing worker only.
 func (e *Edge) Push(msgs []Msg) int {
 	mask := e.producerMask
 	// Nobody else stores tail, so a plain load would do; the race detector sees neither.

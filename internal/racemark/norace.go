@@ -14,3 +14,6 @@ func Acquire(unsafe.Pointer) {}
 // ReleaseMerge says that what came before it happens before what follows an Acquire of p. Call it
 // before the atomic store to p. Any goroutine.
 func ReleaseMerge(unsafe.Pointer) {}
+
+// Fence keeps an atomic store to C memory before the atomic loads that follow it. Any goroutine.
+func Fence() {}

@@ -4,6 +4,7 @@ package racemark
 
 import (
 	"runtime"
+	"sync/atomic"
 	"unsafe"
 )
 
@@ -29,3 +30,10 @@ func Acquire(p unsafe.Pointer) { runtime.RaceAcquire(standIn(p)) }
 // ReleaseMerge says that what came before it happens before what follows an Acquire of p. Call it
 // before the atomic store to p. Any goroutine.
 func ReleaseMerge(p unsafe.Pointer) { runtime.RaceReleaseMerge(standIn(p)) }
+
+// Fence keeps an atomic store to C memory before the atomic loads that follow it. Any goroutine.
+func Fence() {
+	// A word on the stack: a shared one would order all its users for the race detector.
+	var word uint32
+	atomic.AddUint32(&word, 1)
+}
