@@ -126,7 +126,7 @@ static void test_send_taskrun_ends(void)
 	begin();
 	int ends[2];
 	narrow_pair(ends);
-	for (uint32_t round = 0; round < 20; round++) {
+	for (uint32_t round = 0; round < (CHECK_TSAN ? 3 : 20); round++) {
 		fx_stream reader;
 		fx_stream_read(&reader, ends[1], BIG, 5000, SEED);
 		uint32_t op = fx_send(&f, ends[0], big, BIG, VQ_MSG_WAITALL);
