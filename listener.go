@@ -203,11 +203,11 @@ func listenError(network string, addr netip.AddrPort, err error) error {
 // Listen listens on the worker of the task: "tcp", "tcp4" or "tcp6", and an address as package net
 // takes it. A host name is resolved without blocking the worker. Worker only. Blocks (for a name).
 func (c *Context) Listen(network, address string) (*Listener, error) {
-	return (&ListenConfig{}).Listen(c, network, address)
+	return (&ListenConfig{}).ListenStream(c, network, address)
 }
 
-// Listen is Context.Listen with these settings. Worker only. Blocks (for a name).
-func (lc *ListenConfig) Listen(c *Context, network, address string) (*Listener, error) {
+// ListenStream is Context.Listen with these settings. Worker only. Blocks (for a name).
+func (lc *ListenConfig) ListenStream(c *Context, network, address string) (*Listener, error) {
 	if !c.w.here() {
 		return nil, opError("listen", network, nil, c.w.elsewhere())
 	}

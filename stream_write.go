@@ -259,9 +259,6 @@ func (s *Stream) lockWriter(t *task) error {
 		i := slices.Index(ws.queue, t)
 		ws.queue = slices.Delete(ws.queue, i, i+1)
 		if sd.writer == nil && len(ws.queue) > 0 {
-			s.w.wake(ws.queue[0]) // the wake of the last unlock was t's, who gave up
-		}
-		if sd.writer == nil && len(ws.queue) > 0 {
 			s.w.wake(ws.queue[0]) // t was next and gave up: so is the one behind it now
 		}
 	}()
