@@ -166,13 +166,13 @@ func TestErrors_Dial(t *testing.T) {
 		_, want := (&net.Dialer{LocalAddr: from}).Dial("tcp", refusing)
 		require.Error(t, want)
 		got := inTask(t, rt, func(c *veloq.Context) error {
-			_, err := (&veloq.Dialer{LocalAddr: from}).Dial(c, "tcp", refusing)
+			_, err := (&veloq.Dialer{LocalAddr: from}).DialStream(c, "tcp", refusing)
 			return err
 		})
 		require.ErrorIs(t, got, syscall.EADDRINUSE)
 		assert.Equal(t, fieldsOf(t, want), fieldsOf(t, got))
 		other := inTask(t, rt, func(c *veloq.Context) error {
-			_, err := (&veloq.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv6loopback}}).Dial(c, "tcp", refusing)
+			_, err := (&veloq.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv6loopback}}).DialStream(c, "tcp", refusing)
 			return err
 		})
 		require.Error(t, other) // of the other family
@@ -209,7 +209,7 @@ func TestErrors_DialGivenUp(t *testing.T) {
 	_, want := net.DialTimeout("tcp", addr, 50*time.Millisecond)
 	began := time.Now()
 	err := inTask(t, rt, func(c *veloq.Context) error {
-		_, err := (&veloq.Dialer{Timeout: 50 * time.Millisecond}).Dial(c, "tcp", addr)
+		_, err := (&veloq.Dialer{Timeout: 50 * time.Millisecond}).DialStream(c, "tcp", addr)
 		return err
 	})
 	require.GreaterOrEqual(t, time.Since(began), 50*time.Millisecond)
