@@ -1,7 +1,7 @@
 /*
  * uring_linux.c: the driver over io_uring (liburing 2.3 or later). Staging writes straight into the
- * kernel's submission array and completions are read from its ring: this file only sets the ring up,
- * submits and waits.
+ * kernel's submission array and completions are read from its ring: this file only sets the ring
+ * up, submits and waits.
  */
 #define _GNU_SOURCE
 #include "uring_linux.h"
@@ -16,12 +16,12 @@
 
 /* Newer than liburing 2.3's headers; the values are the kernel's and the kernel is asked. */
 #define VQ__PBUF_RING_INC 2u
-#define VQ__OP_SEND_ZC	  47
+#define VQ__OP_SEND_ZC    47
 
 #define VQ__BUF_GROUP 0
 
 /* vq_sqe, vq_cqe and their numbers are io_uring's: hold that against the system's header. */
-#define SAME_OFFSET(a, af, b, bf)                                                                  \
+#define SAME_OFFSET(a, af, b, bf) \
 	_Static_assert(offsetof(a, af) == offsetof(struct b, bf), "layout of " #a "." #af)
 #define SAME(a, b) _Static_assert((unsigned int)(a) == (unsigned int)(b), #a " is " #b)
 
@@ -153,16 +153,25 @@ static int setup_ring(vq__uring *u, const vq_driver_config *config, vq_driver_re
 static int probe_ops(vq__uring *u, const vq_driver_config *config, vq_driver_report *report)
 {
 	static const uint8_t needed[] = {
-		VQ_OP_POLL,    VQ_OP_SENDMSG, VQ_OP_RECVMSG, VQ_OP_TIMEOUT, VQ_OP_TIMEOUT_UPDATE,
-		VQ_OP_ACCEPT,  VQ_OP_CANCEL,  VQ_OP_CONNECT, VQ_OP_CLOSE,   VQ_OP_SEND,
-		VQ_OP_RECV,    VQ_OP_SHUTDOWN,
+		VQ_OP_POLL,           VQ_OP_SENDMSG, VQ_OP_RECVMSG, VQ_OP_TIMEOUT,
+		VQ_OP_TIMEOUT_UPDATE, VQ_OP_ACCEPT,  VQ_OP_CANCEL,  VQ_OP_CONNECT,
+		VQ_OP_CLOSE,          VQ_OP_SEND,    VQ_OP_RECV,    VQ_OP_SHUTDOWN,
 	};
-	struct io_uring_probe *probe = io_uring_get_probe_ring(&u->ring);
-	if (probe == NULL) {
+	/* Not io_uring_get_probe_ring: it answers NULL, and errno need not be of this call. */
+	enum { PROBED = 256 };
+	union {
+		struct io_uring_probe head;
+		uint8_t room[sizeof(struct io_uring_probe) +
+			     PROBED * sizeof(struct io_uring_probe_op)];
+	} answer;
+	struct io_uring_probe *probe = &answer.head;
+	/* The kernel refuses a probe that is not all zeros. */
+	memset(&answer, 0, sizeof(answer));
+	int rc = io_uring_register_probe(&u->ring, probe, PROBED);
+	if (rc != 0) {
 		report->failed_step = VQ_STEP_PROBE;
-		return errno != 0 ? -errno : -EIO;
+		return rc;
 	}
-	int rc = 0;
 	for (size_t i = 0; i < sizeof(needed) && rc == 0; i++) {
 		if (!io_uring_opcode_supported(probe, needed[i])) {
 			report->failed_step = VQ_STEP_OPS;
@@ -173,7 +182,6 @@ static int probe_ops(vq__uring *u, const vq_driver_config *config, vq_driver_rep
 	if (io_uring_opcode_supported(probe, VQ__OP_SEND_ZC))
 		report->caps |= VQ_CAP_SEND_ZC | VQ_CAP_RECV_MULTISHOT | VQ_CAP_ACCEPT_MULTISHOT |
 				VQ_CAP_POLL_MULTISHOT;
-	io_uring_free_probe(probe);
 	report->caps &= ~config->deny;
 	if (rc == 0 && (report->caps & VQ_CAP_RECV_MULTISHOT) == 0) {
 		report->failed_step = VQ_STEP_OPS;
@@ -195,7 +203,8 @@ _Static_assert(sizeof(buf_reg) == sizeof(struct io_uring_buf_reg), "io_uring_buf
 
 static void *map_pages(size_t size_bytes)
 {
-	void *mem = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *mem =
+		mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (mem == MAP_FAILED)
 		return NULL;
 	/* A child must not inherit pages that the kernel writes to on the parent's behalf. */
@@ -317,16 +326,22 @@ static void uring_destroy(vq_driver *driver)
 
 static int uring_start(vq__uring *u, const vq_driver_config *config, vq_driver_report *report)
 {
-	report->failed_step = VQ_STEP_SETUP;
 	int rc = setup_ring(u, config, report);
 	if (rc != 0)
 		return rc;
+	/*
+	 * What may block (VQ_SQE_MAY_BLOCK) runs on the kernel's own threads: a few, so that many
+	 * slow closes queue up instead of making a thread each.
+	 */
+	unsigned int threads[2] = { 2, 8 };
+	(void)io_uring_register_iowq_max_workers(&u->ring, threads);
 	/* After exec(2) the descriptor is gone (close-on-exec); after fork(2) the pages are. */
 	(void)io_uring_ring_dontfork(&u->ring);
 	rc = probe_ops(u, config, report);
 	if (rc != 0)
 		return rc;
-	if ((config->deny & VQ_CAP_REGISTERED_RING) == 0 && io_uring_register_ring_fd(&u->ring) == 1)
+	if ((config->deny & VQ_CAP_REGISTERED_RING) == 0 &&
+	    io_uring_register_ring_fd(&u->ring) == 1)
 		report->caps |= VQ_CAP_REGISTERED_RING;
 	report->failed_step = VQ_STEP_BUFFERS;
 	rc = setup_buffers(u, config, report);
@@ -343,6 +358,7 @@ static int uring_start(vq__uring *u, const vq_driver_config *config, vq_driver_r
 
 static int uring_create(const vq_driver_config *config, vq_driver_report *report, vq_driver **out)
 {
+	report->failed_step = VQ_STEP_SETUP;
 	vq__uring *u = aligned_alloc(VQ_CACHE_LINE, (sizeof(*u) + VQ_CACHE_LINE - 1) /
 							    VQ_CACHE_LINE * VQ_CACHE_LINE);
 	if (u == NULL)
@@ -358,6 +374,34 @@ static int uring_create(const vq_driver_config *config, vq_driver_report *report
 	return 0;
 }
 
+/*
+ * The kernel takes its TASKRUN flag down only when it finds work to run, before it runs it. Work
+ * that arrives meanwhile puts the flag up and is run along with the rest: the flag then stays, with
+ * nothing behind it, and an owner that looks at it while it spins never stops entering. So it is
+ * taken down here, ahead of an enter that runs all there is. Work queued from then on is either
+ * seen by that enter or puts the flag up again.
+ */
+static bool taskrun_take(vq__uring *u)
+{
+	unsigned int *sq_flags = u->ring.sq.kflags;
+
+	/* relaxed: only a hint, which carries no data */
+	if ((__atomic_load_n(sq_flags, __ATOMIC_RELAXED) & VQ_SQ_TASKRUN) == 0)
+		return false;
+	__atomic_fetch_and(sq_flags, ~(unsigned int)VQ_SQ_TASKRUN, __ATOMIC_RELAXED);
+	return true;
+}
+
+/*
+ * For an enter that failed or took less than it was given: it ended before it ran anything, and the
+ * kernel puts the flag up for the first work of a batch only.
+ */
+static void taskrun_restore(vq__uring *u)
+{
+	/* relaxed: as above */
+	__atomic_fetch_or(u->ring.sq.kflags, VQ_SQ_TASKRUN, __ATOMIC_RELAXED);
+}
+
 static int uring_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count)
 {
 	vq__uring *u = (vq__uring *)driver;
@@ -371,7 +415,10 @@ static int uring_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count)
 	/* release: pairs with the kernel's acquire of the submission tail */
 	__atomic_store_n(u->ring.sq.ktail, sq_tail, __ATOMIC_RELEASE);
 	uint32_t staged = sq_tail - __atomic_load_n(u->ring.sq.khead, __ATOMIC_ACQUIRE);
+	bool taken = taskrun_take(u);
 	int rc = u->enter(fd, staged, wait_count, flags);
+	if (taken && rc != (int)staged)
+		taskrun_restore(u);
 	switch (rc) {
 	case -EINTR:  /* a signal ended the wait */
 	case -EAGAIN: /* no memory for requests just now */

@@ -1,4 +1,5 @@
-/* uring_linux.h: the io_uring driver's state; shared with its fault tests, which replace `enter`. */
+/* uring_linux.h: the io_uring driver's state; shared with its fault tests, which replace `enter`.
+ */
 #ifndef VELOQ_CSRC_URING_LINUX_H
 #define VELOQ_CSRC_URING_LINUX_H
 
@@ -15,7 +16,7 @@ typedef struct vq__uring {
 	vq_doorbell doorbell;
 	vq_timespec timespec;
 	struct io_uring ring;
-	vq__uring_enter_fn *enter; /* the seam of tests/c/uring_fault_test.c */
+	vq__uring_enter_fn *enter; /* the seam of tests/c/uring_fault_linux_test.c */
 	void *buf_ring;
 	size_t buf_ring_bytes;
 	void *buffers;

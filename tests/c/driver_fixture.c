@@ -136,6 +136,8 @@ void fx_submit(fx *f, uint32_t wait_count)
 
 static void op_append(fx_op *op, const uint8_t *data, size_t len_bytes)
 {
+	if (len_bytes == 0)
+		return;
 	if (op->data_len + len_bytes > op->data_cap) {
 		op->data_cap = (op->data_len + len_bytes) * 2;
 		op->data = realloc(op->data, op->data_cap);

@@ -47,10 +47,6 @@ uint32_t peer_open_count(void);
 /* Whether fd would be closed by a new program. */
 bool peer_is_cloexec(int fd);
 
-/* Memory at the start of a cache line, or NULL; not zeroed. */
-void *peer_alloc_lines(size_t size_bytes);
-void peer_free_lines(void *memory);
-
 int64_t peer_now_ns(void);
 
 /* Ends the process loudly unless called again within that time; 0 calls it off. */

@@ -149,16 +149,6 @@ bool peer_is_cloexec(int fd)
 	return (flags & FD_CLOEXEC) != 0;
 }
 
-void *peer_alloc_lines(size_t size_bytes)
-{
-	return aligned_alloc(VQ_CACHE_LINE, size_bytes);
-}
-
-void peer_free_lines(void *memory)
-{
-	free(memory);
-}
-
 int64_t peer_now_ns(void)
 {
 	struct timespec now;

@@ -5,8 +5,6 @@
 
 #include "check.h"
 
-#include <malloc.h>
-
 static vq_addr loopback(void)
 {
 	vq_addr addr = { .family = VQ_AF_INET, .ip = { 127, 0, 0, 1 } };
@@ -165,16 +163,6 @@ bool peer_is_cloexec(int fd)
 	DWORD flags = 0;
 	CHECK(GetHandleInformation((HANDLE)vq__socket(fd), &flags));
 	return (flags & HANDLE_FLAG_INHERIT) == 0;
-}
-
-void *peer_alloc_lines(size_t size_bytes)
-{
-	return _aligned_malloc(size_bytes, VQ_CACHE_LINE);
-}
-
-void peer_free_lines(void *memory)
-{
-	_aligned_free(memory);
 }
 
 int64_t peer_now_ns(void)
