@@ -50,7 +50,8 @@ func noDriverError() error {
 		Step:  "build",
 		Err:   core.ErrNoDriver,
 		Cause: fmt.Sprintf("this program was built for %s/%s without the C core", runtime.GOOS, runtime.GOARCH),
-		Cure:  "build on Linux with CGO_ENABLED=1, a C compiler and liburing 2.3 or later",
+		Cure: "build with CGO_ENABLED=1 and a C compiler, on Linux with liburing 2.3 or later, " +
+			"for Windows with mingw-w64",
 	}
 }
 
@@ -59,8 +60,14 @@ func driverError(c *Config, r core.Report, err error) error {
 	if int(r.Kind) < len(driverNames) && r.Kind != core.DriverAuto {
 		e.Driver = driverNames[r.Kind]
 	}
-	if r.Kind == core.DriverURing {
+	switch r.Kind {
+	case core.DriverURing:
 		e.Cause, e.Cure = explainURing(c, r)
+	case core.DriverAuto:
+		if c.Driver != DriverAuto {
+			e.Driver = c.Driver.String()
+			e.Cause, e.Cure = "there is no such driver on "+runtime.GOOS, "use DriverAuto"
+		}
 	}
 	return e
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"syscall"
 	"unsafe"
 
 	"github.com/veloq/veloq/internal/core"
@@ -228,7 +227,7 @@ func (s *Stream) checkWrite() error {
 	case s.send.failed != nil:
 		return s.send.failed
 	case s.shutWanted:
-		return s.opError("write", os.NewSyscallError("write", syscall.EPIPE))
+		return s.opError("write", os.NewSyscallError("write", core.Errno(core.ErrnoPIPE).Sys()))
 	case s.deadline != nil && s.deadline.write.passed:
 		return s.opError("write", os.ErrDeadlineExceeded)
 	}

@@ -25,6 +25,8 @@ type Driver uint8
 const (
 	DriverAuto  Driver = iota // the best that starts here
 	DriverURing               // Linux io_uring
+
+	DriverIOCP = Driver(core.DriverIOCP) // a Windows completion port
 )
 
 // String returns the driver's name.
@@ -34,13 +36,15 @@ func (d Driver) String() string {
 		return "auto"
 	case DriverURing:
 		return "uring"
+	case DriverIOCP:
+		return "iocp"
 	}
 	return fmt.Sprintf("Driver(%d)", uint8(d))
 }
 
-// ParseDriver returns the driver of that name: "auto", "uring".
+// ParseDriver returns the driver of that name: "auto", "uring", "iocp".
 func ParseDriver(name string) (Driver, error) {
-	for _, d := range []Driver{DriverAuto, DriverURing} {
+	for _, d := range []Driver{DriverAuto, DriverURing, DriverIOCP} {
 		if d.String() == name {
 			return d, nil
 		}
@@ -117,7 +121,7 @@ func (c *Config) check() error {
 	switch {
 	case c.Workers < 1 || c.Workers > workersMax:
 		return configError("Workers must be 1 to %d, is %d", workersMax, c.Workers)
-	case c.Driver > DriverURing:
+	case c.Driver != DriverAuto && c.Driver != DriverURing && c.Driver != DriverIOCP:
 		return configError("no driver %d", c.Driver)
 	case c.Spin < 0 || c.Spin > time.Second:
 		return configError("Spin must be 0 to 1s, is %v", c.Spin)

@@ -133,6 +133,10 @@ func (d *Driver) Pending() bool {
 		atomic.LoadUint32(d.sqFlags)&(sqTaskrun|sqCQOverflow) != 0
 }
 
+// Polled reports whether the driver learns of completions in an Enter only, so that Pending does not
+// tell.
+func (d *Driver) Polled() bool { return d.Report.Kind != DriverURing }
+
 // Overflowed reports whether completions wait for room in the ring. No crossing.
 func (d *Driver) Overflowed() bool { return atomic.LoadUint32(d.sqFlags)&sqCQOverflow != 0 }
 
