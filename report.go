@@ -85,7 +85,7 @@ func explainURing(c *Config, r core.Report) (cause, cure string) {
 			"use Linux 6.0 or later"
 	case syscall.ENOMEM:
 		return "the rings and buffers don't fit the memory that may be locked (RLIMIT_MEMLOCK)",
-			"raise RLIMIT_MEMLOCK (ulimit -l), or make Config.SubmissionEntries and BufferCount smaller"
+			"raise RLIMIT_MEMLOCK (ulimit -l), or make Config.SubmissionEntries, CompletionEntries and BufferCount smaller"
 	case syscall.EMFILE, syscall.ENFILE:
 		return fmt.Sprintf("no file descriptor is free for %d workers with two each (RLIMIT_NOFILE)", c.Workers),
 			"raise RLIMIT_NOFILE (ulimit -n)"

@@ -36,7 +36,6 @@ var echoModes = []func(*veloq.Context, *veloq.Stream) error{
 				return err
 			}
 			_, err = s.WriteLease(l)
-			l.Release()
 			if err != nil {
 				return err
 			}

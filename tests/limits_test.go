@@ -88,7 +88,6 @@ func smallEchoTask(_ *veloq.Context, s *veloq.Stream) error {
 			return err
 		}
 		_, err = s.WriteLease(l)
-		l.Release()
 		if err != nil {
 			return err
 		}

@@ -96,7 +96,6 @@ func echoTask(_ *veloq.Context, s *veloq.Stream) error {
 			return err
 		}
 		_, err = s.WriteLease(lease)
-		lease.Release()
 		if err != nil {
 			return err
 		}
@@ -107,7 +106,7 @@ func echoTask(_ *veloq.Context, s *veloq.Stream) error {
 type echoHandler struct{ veloq.HandlerBase }
 
 func (echoHandler) OnData(_ *veloq.Context, s *veloq.Stream, data veloq.Lease) error {
-	n, err := s.WriteLease(data)
+	n, err := s.WriteLease(data.Retain())
 	if n < data.Len() {
 		return backlog(s, data, n, err)
 	}
