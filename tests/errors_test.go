@@ -171,13 +171,6 @@ func TestErrors_Dial(t *testing.T) {
 		})
 		require.ErrorIs(t, got, syscall.EADDRINUSE)
 		assert.Equal(t, fieldsOf(t, want), fieldsOf(t, got))
-<<<<<<< HEAD
-		other := inTask(t, rt, func(c *veloq.Context) error {
-			_, err := (&veloq.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv6loopback}}).DialStream(c, "tcp", refusing)
-			return err
-		})
-		require.Error(t, other) // of the other family
-=======
 		for _, ip := range []net.IP{net.IPv6loopback, net.IPv6unspecified, nil, net.IPv4zero, net.IPv4(127, 0, 0, 1)} {
 			from := &net.TCPAddr{IP: ip}
 			for _, to := range []string{refusing, strings.Replace(refusing, "127.0.0.1", "[::1]", 1)} {
@@ -190,7 +183,6 @@ func TestErrors_Dial(t *testing.T) {
 				assert.Equal(t, fieldsOf(t, want), fieldsOf(t, got), "from %v to %v", ip, to)
 			}
 		}
->>>>>>> gotest
 		settled(t, rt, before)
 	})
 }
