@@ -293,7 +293,7 @@ func (l *Listener) complete(_ opKind, res int32, flags uint32) {
 			l.w.timers.add(&l.retry, l.w.timers.after(l.backoff))
 		}
 	default:
-		l.err = l.opError(os.NewSyscallError("accept", core.Errno(-res).Sys()))
+		l.err = l.opError(os.NewSyscallError(core.NameAccept, core.Errno(-res).Sys()))
 		l.w.wake(l.acceptor)
 		if l.server != nil && !l.closed {
 			l.server.failed(l.err)

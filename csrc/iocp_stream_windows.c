@@ -212,8 +212,13 @@ static int32_t recv_now(int fd, WSABUF *pieces, DWORD count)
 	DWORD bytes = 0;
 	DWORD flags = 0;
 
-	if (WSARecv(vq__socket(fd), pieces, count, &bytes, &flags, NULL, NULL) == 0)
+	if (WSARecv(vq__socket(fd), pieces, count, &bytes, &flags, NULL, NULL) == 0) {
+		int32_t error = 0;
+		/* A reset that the wait has taken notice of may read as an end (so under Wine). */
+		if (bytes == 0 && vq_socket_get(fd, VQ_OPT_ERROR, &error) == 0 && error != 0)
+			return -error;
 		return (int32_t)bytes;
+	}
 	/* The half was shut down on this side: elsewhere that reads as the end. */
 	return WSAGetLastError() == WSAESHUTDOWN ? 0 : vq__wsa_error();
 }

@@ -13,6 +13,13 @@ import (
 	"syscall"
 )
 
+// What a read and then a write on a connection say that the peer has reset.
+const (
+	readCall      = "read"
+	errReset      = syscall.ECONNRESET
+	errAfterReset = syscall.EPIPE
+)
+
 // hasDescriptorLimit: a process can lower how many descriptors it may have.
 const hasDescriptorLimit = true
 

@@ -8,6 +8,13 @@ import (
 	"syscall"
 )
 
+// What a read and then a write on a connection say that the peer has reset.
+const (
+	readCall      = "wsarecv"
+	errReset      = syscall.WSAECONNRESET
+	errAfterReset = syscall.WSAECONNRESET
+)
+
 // hasDescriptorLimit: there is none that a process could lower.
 const hasDescriptorLimit = false
 

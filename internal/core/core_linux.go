@@ -17,6 +17,14 @@ import (
 // ReusePort reports whether several sockets can listen on one port and share its connections.
 const ReusePort = true
 
+// What package net calls the system calls behind a stream in its errors.
+const (
+	NameRead    = "read"
+	NameWrite   = "write"
+	NameAccept  = "accept"
+	NameConnect = "connect"
+)
+
 // sysError returns the system's error of a portable number, which is the same here.
 func sysError(e Errno) error {
 	if e == ErrNoDriver {

@@ -10,6 +10,14 @@ const Available = false
 // ReusePort is for those who have sockets.
 const ReusePort = false
 
+// Names for errors that don't occur.
+const (
+	NameRead    = "read"
+	NameWrite   = "write"
+	NameAccept  = "accept"
+	NameConnect = "connect"
+)
+
 func sysError(Errno) error { return nil }
 
 func driverEnter(unsafe.Pointer, uint32, uint32) int32 { return -int32(ErrNoDriver) }

@@ -18,6 +18,14 @@ import (
 // Windows, whose SO_REUSEADDR gives a port to the last who asks for it.
 const ReusePort = false
 
+// What package net calls the system calls behind a stream in its errors.
+const (
+	NameRead    = "wsarecv"
+	NameWrite   = "wsasend"
+	NameAccept  = "acceptex"
+	NameConnect = "connectex"
+)
+
 // A sysErrno is one of the system's errors that goes by two names. Package net's errors on Windows
 // hold Winsock's number (WSAECONNRESET); programs written for all systems test for the name that
 // package syscall invents for Windows (ECONNRESET, a number that Windows never returns). errors.Is
