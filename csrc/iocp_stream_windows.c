@@ -12,8 +12,8 @@ enum {
 	PIECES_MAX = 64,
 	/* Bytes that one request has Windows lock in memory. */
 	REQUEST_BYTES_MAX = 16 << 20,
-	/* Receives of one op before the others have their turn. */
-	RECEIVES_MAX = 16,
+	/* Bytes that one op receives before the others, and its owner, have their turn. */
+	TURN_BYTES_MAX = 64 << 10,
 	/* How often in a row Windows may say that there is something, and there is nothing. */
 	SPURIOUS_MAX = 8,
 };
@@ -212,13 +212,8 @@ static int32_t recv_now(int fd, WSABUF *pieces, DWORD count)
 	DWORD bytes = 0;
 	DWORD flags = 0;
 
-	if (WSARecv(vq__socket(fd), pieces, count, &bytes, &flags, NULL, NULL) == 0) {
-		int32_t error = 0;
-		/* A reset that the wait has taken notice of may read as an end (so under Wine). */
-		if (bytes == 0 && vq_socket_get(fd, VQ_OPT_ERROR, &error) == 0 && error != 0)
-			return -error;
+	if (WSARecv(vq__socket(fd), pieces, count, &bytes, &flags, NULL, NULL) == 0)
 		return (int32_t)bytes;
-	}
 	/* The half was shut down on this side: elsewhere that reads as the end. */
 	return WSAGetLastError() == WSAESHUTDOWN ? 0 : vq__wsa_error();
 }
@@ -226,7 +221,7 @@ static int32_t recv_now(int fd, WSABUF *pieces, DWORD count)
 /* What became of one take: whether the op is over, waits, or may have more to take. */
 enum taken { OVER, WAIT, MORE };
 
-static enum taken take_selected(vq__iocp *d, vq__iocp_op *op)
+static enum taken take_selected(vq__iocp *d, vq__iocp_op *op, uint32_t *bytes)
 {
 	const vq_buf *buffer = buffer_first(d);
 
@@ -249,6 +244,7 @@ static enum taken take_selected(vq__iocp *d, vq__iocp_op *op)
 		return OVER;
 	}
 	vq__iocp_more(d, op, n, flags);
+	*bytes += (uint32_t)n;
 	/* Short: most likely that was all, and the request that waits is the cheaper question. */
 	return (uint32_t)n == piece.len || op->error != 0 ? MORE : WAIT;
 }
@@ -304,8 +300,9 @@ static bool recv_wait(vq__iocp *d, vq__iocp_op *op)
 void vq__iocp_recv_run(vq__iocp *d, vq__iocp_op *op)
 {
 	uint32_t spurious = 0;
+	uint32_t bytes = 0;
 
-	for (uint32_t receives = 0;; receives++) {
+	for (;;) {
 		if (op->cancelled) {
 			const uint64_t done = selects(op) ? 0 : op->span.done;
 			vq__iocp_finish(d, op, done > 0 ? (int32_t)done : -VQ_ECANCELED, 0);
@@ -314,12 +311,12 @@ void vq__iocp_recv_run(vq__iocp *d, vq__iocp_op *op)
 		if (!op->readable && !recv_wait(d, op))
 			return;
 		op->readable = true;
-		if (receives >= RECEIVES_MAX || spurious >= SPURIOUS_MAX ||
+		if (bytes >= TURN_BYTES_MAX || spurious >= SPURIOUS_MAX ||
 		    (multishot(op) && !vq__iocp_has_room(d))) {
 			vq__iocp_ready(d, op);
 			return;
 		}
-		switch (selects(op) ? take_selected(d, op) : take_into_memory(d, op)) {
+		switch (selects(op) ? take_selected(d, op, &bytes) : take_into_memory(d, op)) {
 		case OVER:
 			return;
 		case WAIT:

@@ -344,7 +344,9 @@ static int iocp_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count)
 	post_kept(d);
 	uint32_t consumed = submit_all(d, sq_tail);
 	for (uint32_t round = 0;; round++) {
-		run_ready(d);
+		/* Once an enter where that is enough: the owner may want to stop them. */
+		if (round == 0 || ready_entries(d) < wait_count)
+			run_ready(d);
 		vq__iocp_timer_expire(d);
 		tell_rung(d);
 		bool enough = ready_entries(d) >= wait_count;

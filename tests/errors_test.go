@@ -549,6 +549,7 @@ func TestErrors_StreamStates(t *testing.T) {
 		})
 	})
 	t.Run("reset", func(t *testing.T) {
+		lost := false
 		peerOf(t, func(c *veloq.Context, s *veloq.Stream, peer net.Conn) error {
 			_, _ = peer.Write([]byte("last words"))
 			_ = peer.(*net.TCPConn).SetLinger(0)
@@ -556,6 +557,10 @@ func TestErrors_StreamStates(t *testing.T) {
 			var err error
 			for err == nil {
 				_, err = s.Read(buf)
+			}
+			if resetReadsAsEnd() && errors.Is(err, io.EOF) {
+				lost = true
+				return nil
 			}
 			require.ErrorIs(t, err, syscall.ECONNRESET)
 			f := fieldsOf(t, err)
@@ -570,6 +575,9 @@ func TestErrors_StreamStates(t *testing.T) {
 			require.ErrorIs(t, err, errAfterReset)
 			return nil
 		})
+		if lost {
+			t.Skip("this system tells readers of a reset that the stream ended")
+		}
 	})
 	t.Run("deadlines", func(t *testing.T) {
 		peerOf(t, func(_ *veloq.Context, s *veloq.Stream, peer net.Conn) error {

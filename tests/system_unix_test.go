@@ -20,6 +20,9 @@ const (
 	errAfterReset = syscall.EPIPE
 )
 
+// resetReadsAsEnd: see where it may be true.
+func resetReadsAsEnd() bool { return false }
+
 // hasDescriptorLimit: a process can lower how many descriptors it may have.
 const hasDescriptorLimit = true
 

@@ -15,6 +15,12 @@ const (
 	errAfterReset = syscall.WSAECONNRESET
 )
 
+// resetReadsAsEnd: a reset behind unread bytes is an orderly end to who reads them, under Wine also by
+// a plain recv.
+func resetReadsAsEnd() bool {
+	return syscall.NewLazyDLL("ntdll.dll").NewProc("wine_get_version").Find() == nil
+}
+
 // hasDescriptorLimit: there is none that a process could lower.
 const hasDescriptorLimit = false
 
