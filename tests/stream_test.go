@@ -695,7 +695,7 @@ func (h *lifeTeller) OnData(c *veloq.Context, s *veloq.Stream, l veloq.Lease) er
 	if h.armed.Load() {
 		return h.data(c, s)
 	}
-	_, err := s.WriteLease(l)
+	_, err := s.WriteLease(l.Retain())
 	return err
 }
 
