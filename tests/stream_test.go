@@ -129,7 +129,12 @@ func TestStream_PeekAfterReceiveStopped(t *testing.T) {
 	const limit = 16 << 10
 	sh := shape{config: veloq.Config{Workers: 1, ReadLimit: limit}}
 	withPeer(t, sh, func(c *veloq.Context, s *veloq.Stream, peer *net.TCPConn) error {
-		go func() { _, _ = peer.Write(patternBlock()[:40*limit]) }()
+		_ = peer.SetWriteBuffer(limit)
+		// A small buffer of the kernel's, so that there is more to come than it had at the stop.
+		if err := s.SetReadBuffer(limit); err != nil {
+			return err
+		}
+		go func() { _, _ = peer.Write(patternBlock()[:60*limit]) }()
 		for s.Buffered() < limit {
 			if err := c.Sleep(time.Millisecond); err != nil {
 				return err
@@ -480,8 +485,8 @@ func TestStream_LeasesRetained(t *testing.T) {
 		}
 		settled(t, rt, before)
 		// One that outlives everything.
-		conn = dial(t, srv.Addr())
-		_, err := conn.Write([]byte("left"))
+		last := dial(t, srv.Addr())
+		_, err := last.Write([]byte("left"))
 		require.NoError(t, err)
 		l := await(t, "lease", leases)
 		bounded(t, "Close", func() { _ = rt.Close() })
