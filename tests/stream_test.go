@@ -444,9 +444,15 @@ func TestStream_LingerZeroResets(t *testing.T) {
 	noLeak(t)
 	rt := newRuntime(t, veloq.Config{Workers: 1})
 	srv := startTasks(t, rt, veloq.ListenConfig{}, func(_ *veloq.Context, s *veloq.Stream) error {
+		if _, err := s.Read(make([]byte, 1)); err != nil {
+			return err
+		}
 		return s.SetLinger(0)
 	})
-	_, err := dial(t, srv.Addr()).Read(make([]byte, 1))
+	conn := dial(t, srv.Addr())
+	_, err := conn.Write([]byte("x"))
+	require.NoError(t, err)
+	_, err = conn.Read(make([]byte, 1))
 	require.ErrorIs(t, err, syscall.ECONNRESET)
 }
 
