@@ -114,6 +114,10 @@ static int apply_config(int fd, uint16_t family, const vq_socket_config *config)
 int vq_socket_stream(uint16_t family, const vq_socket_config *config, int32_t *failed_call)
 {
 	int domain = family == VQ_AF_INET6 ? AF_INET6 : AF_INET;
+	if (family != VQ_AF_INET && family != VQ_AF_INET6) {
+		*failed_call = VQ_CALL_SOCKET;
+		return -VQ_EINVAL;
+	}
 	/*
 	 * Not SOCK_NONBLOCK: the driver's ops wait in the kernel, and would answer EAGAIN instead
 	 * on a non-blocking socket.

@@ -157,12 +157,21 @@ static int probe_ops(vq__uring *u, const vq_driver_config *config, vq_driver_rep
 		VQ_OP_ACCEPT,  VQ_OP_CANCEL,  VQ_OP_CONNECT, VQ_OP_CLOSE,   VQ_OP_SEND,
 		VQ_OP_RECV,    VQ_OP_SHUTDOWN,
 	};
-	struct io_uring_probe *probe = io_uring_get_probe_ring(&u->ring);
-	if (probe == NULL) {
+	/* Not io_uring_get_probe_ring: it answers NULL, and errno need not be of this call. */
+	enum { PROBED = 256 };
+	union {
+		struct io_uring_probe head;
+		uint8_t room[sizeof(struct io_uring_probe) +
+			     PROBED * sizeof(struct io_uring_probe_op)];
+	} answer;
+	struct io_uring_probe *probe = &answer.head;
+	/* The kernel refuses a probe that is not all zeros. */
+	memset(&answer, 0, sizeof(answer));
+	int rc = io_uring_register_probe(&u->ring, probe, PROBED);
+	if (rc != 0) {
 		report->failed_step = VQ_STEP_PROBE;
-		return errno != 0 ? -errno : -EIO;
+		return rc;
 	}
-	int rc = 0;
 	for (size_t i = 0; i < sizeof(needed) && rc == 0; i++) {
 		if (!io_uring_opcode_supported(probe, needed[i])) {
 			report->failed_step = VQ_STEP_OPS;
@@ -173,7 +182,6 @@ static int probe_ops(vq__uring *u, const vq_driver_config *config, vq_driver_rep
 	if (io_uring_opcode_supported(probe, VQ__OP_SEND_ZC))
 		report->caps |= VQ_CAP_SEND_ZC | VQ_CAP_RECV_MULTISHOT | VQ_CAP_ACCEPT_MULTISHOT |
 				VQ_CAP_POLL_MULTISHOT;
-	io_uring_free_probe(probe);
 	report->caps &= ~config->deny;
 	if (rc == 0 && (report->caps & VQ_CAP_RECV_MULTISHOT) == 0) {
 		report->failed_step = VQ_STEP_OPS;
@@ -228,6 +236,9 @@ static int setup_buffers(vq__uring *u, const vq_driver_config *config, vq_driver
 	uint32_t size_bytes = config->buffer_size_bytes;
 	int rc = -EINVAL;
 
+	/* There is no other way to receive: nothing to step down to. */
+	if ((config->deny & VQ_CAP_BUFFER_RING) != 0)
+		return -ENOSYS;
 	if ((config->deny & VQ_CAP_BUFFER_INCREMENTAL) == 0)
 		rc = register_buf_ring(u, count, VQ__PBUF_RING_INC);
 	if (rc == 0) {
@@ -314,7 +325,6 @@ static void uring_destroy(vq_driver *driver)
 
 static int uring_start(vq__uring *u, const vq_driver_config *config, vq_driver_report *report)
 {
-	report->failed_step = VQ_STEP_SETUP;
 	int rc = setup_ring(u, config, report);
 	if (rc != 0)
 		return rc;
@@ -340,6 +350,7 @@ static int uring_start(vq__uring *u, const vq_driver_config *config, vq_driver_r
 
 static int uring_create(const vq_driver_config *config, vq_driver_report *report, vq_driver **out)
 {
+	report->failed_step = VQ_STEP_SETUP;
 	vq__uring *u = aligned_alloc(VQ_CACHE_LINE, (sizeof(*u) + VQ_CACHE_LINE - 1) /
 							    VQ_CACHE_LINE * VQ_CACHE_LINE);
 	if (u == NULL)

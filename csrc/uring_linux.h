@@ -15,7 +15,7 @@ typedef struct vq__uring {
 	vq_doorbell doorbell;
 	vq_timespec timespec;
 	struct io_uring ring;
-	vq__uring_enter_fn *enter; /* the seam of tests/c/uring_fault_test.c */
+	vq__uring_enter_fn *enter; /* the seam of tests/c/uring_fault_linux_test.c */
 	void *buf_ring;
 	size_t buf_ring_bytes;
 	void *buffers;

@@ -122,8 +122,8 @@ enum {
 
 	/*
 	 * send(2) without a copy. Two completions: the result, with VQ_CQE_MORE, then one with
-	 * VQ_CQE_NOTIF, and only that one frees the memory. A failed one has just the first,
-	 * without MORE.
+	 * VQ_CQE_NOTIF, and only that one frees the memory. A failed one may have just the first,
+	 * without MORE, or both: MORE alone says.
 	 */
 	VQ_OP_SEND_ZC = 47,
 };

@@ -1,0 +1,175 @@
+/* peer_linux.c: peer.h on Linux. */
+#define _GNU_SOURCE
+#include "peer.h"
+
+#include "check.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+static vq_addr loopback(void)
+{
+	vq_addr addr = { .family = VQ_AF_INET, .ip = { 127, 0, 0, 1 } };
+	return addr;
+}
+
+static int stream(void)
+{
+	const vq_socket_config config = { 0 };
+	int32_t call = 0;
+	int fd = vq_socket_stream(VQ_AF_INET, &config, &call);
+	CHECK(fd >= 0);
+	return fd;
+}
+
+int peer_listen(int32_t backlog, vq_addr *bound)
+{
+	vq_addr addr = loopback();
+	int32_t call = 0;
+	int fd = stream();
+	CHECK_EQ(vq_socket_listen(fd, &addr, backlog, bound, &call), 0);
+	return fd;
+}
+
+int peer_bind(vq_addr *bound)
+{
+	vq_addr addr = loopback();
+	int fd = stream();
+	CHECK_EQ(vq_socket_bind(fd, &addr), 0);
+	CHECK_EQ(vq_socket_local(fd, bound), 0);
+	return fd;
+}
+
+int peer_connect(const vq_addr *to)
+{
+	uint64_t room[VQ_ADDR_BYTES_MAX / sizeof(uint64_t)];
+	int len = vq_addr_encode(to, room);
+	int fd = stream();
+	CHECK(len > 0);
+	CHECK_EQ(connect(fd, (const struct sockaddr *)room, (socklen_t)len), 0);
+	return fd;
+}
+
+int peer_accept(int listener)
+{
+	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	CHECK(fd >= 0);
+	return fd;
+}
+
+void peer_pair(int ends[2])
+{
+	vq_addr bound;
+	int listener = peer_listen(1, &bound);
+	ends[1] = peer_connect(&bound);
+	ends[0] = peer_accept(listener);
+	peer_close(listener);
+}
+
+int peer_try_send(int fd, const void *data, size_t len_bytes)
+{
+	const char *from = data;
+
+	while (len_bytes > 0) {
+		ssize_t n = send(fd, from, len_bytes, MSG_NOSIGNAL);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		from += n;
+		len_bytes -= (size_t)n;
+	}
+	return 0;
+}
+
+void peer_send(int fd, const void *data, size_t len_bytes)
+{
+	CHECK_EQ(peer_try_send(fd, data, len_bytes), 0);
+}
+
+int64_t peer_recv(int fd, void *data, size_t len_bytes)
+{
+	ssize_t n;
+
+	do {
+		n = recv(fd, data, len_bytes, 0);
+	} while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : n;
+}
+
+void peer_recv_all(int fd, void *data, size_t len_bytes)
+{
+	char *to = data;
+
+	while (len_bytes > 0) {
+		int64_t n = peer_recv(fd, to, len_bytes);
+		CHECK(n > 0);
+		to += n;
+		len_bytes -= (size_t)n;
+	}
+}
+
+void peer_shutdown_write(int fd)
+{
+	CHECK_EQ(shutdown(fd, SHUT_WR), 0);
+}
+
+void peer_close(int fd)
+{
+	CHECK_EQ(vq_socket_close(fd), 0);
+}
+
+void peer_reset(int fd)
+{
+	CHECK_EQ(vq_socket_set(fd, VQ_OPT_LINGER_S, 0), 0);
+	peer_close(fd);
+}
+
+uint32_t peer_open_count(void)
+{
+	uint32_t count = 0;
+	DIR *dir = opendir("/proc/self/fd");
+
+	CHECK(dir != NULL);
+	for (struct dirent *entry = readdir(dir); entry != NULL; entry = readdir(dir))
+		count += entry->d_name[0] != '.';
+	closedir(dir);
+	return count;
+}
+
+bool peer_is_cloexec(int fd)
+{
+	int flags = fcntl(fd, F_GETFD);
+	CHECK(flags >= 0);
+	return (flags & FD_CLOEXEC) != 0;
+}
+
+int64_t peer_now_ns(void)
+{
+	struct timespec now;
+	CHECK_EQ(clock_gettime(CLOCK_MONOTONIC, &now), 0);
+	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static void bark(int signal_number)
+{
+	static const char text[] = "\nFAIL: the test hangs\n";
+
+	(void)signal_number;
+	if (write(STDOUT_FILENO, text, sizeof(text) - 1) < 0)
+		_exit(2);
+	_exit(1);
+}
+
+void peer_watchdog(uint32_t seconds)
+{
+	struct sigaction action = { .sa_handler = bark };
+
+	CHECK_EQ(sigaction(SIGALRM, &action, NULL), 0);
+	alarm(seconds);
+}
