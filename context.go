@@ -96,11 +96,13 @@ func (c *Context) cancel(err error) {
 
 // finish ends the context of a task that has ended, for goroutines that were handed it.
 func (c *Context) finish() {
-	err := context.Canceled
-	if c.err.CompareAndSwap(nil, &err) {
+	if c.err.CompareAndSwap(nil, &errEnded) {
 		c.closeDone()
 	}
 }
+
+// errEnded is what the Context of an ended task says; a variable, to be pointed at.
+var errEnded = context.Canceled
 
 func (c *Context) closeDone() {
 	c.mu.Lock()
@@ -146,15 +148,24 @@ func (c *Context) Sleep(d time.Duration) error {
 // task returns the running task if the caller is it: parking is for the worker's own tasks.
 func (c *Context) task() (*task, error) {
 	if !c.w.here() {
-		return nil, ErrWrongWorker
+		return nil, c.w.elsewhere()
 	}
 	if c.t == nil || c.w.running != c.t {
 		return nil, ErrNotTask
 	}
 	if err := c.Err(); err != nil {
+		c.w.giveWay()
 		return nil, err
 	}
 	return c.t, nil
+}
+
+// elsewhere is what a caller gets who is not on the worker.
+func (w *worker) elsewhere() error {
+	if w.ended.Load() {
+		return ErrClosed
+	}
+	return ErrWrongWorker
 }
 
 // here reports whether the caller runs on the worker: its own goroutine, or the coroutine that it

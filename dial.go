@@ -25,11 +25,11 @@ type Dialer struct {
 // Dial connects to address, as package net takes it, on "tcp", "tcp4" or "tcp6". A name's addresses
 // are tried one after another until one answers. Worker only. Blocks.
 func (c *Context) Dial(network, address string) (*Stream, error) {
-	return (&Dialer{}).Dial(c, network, address)
+	return (&Dialer{}).DialStream(c, network, address)
 }
 
-// Dial is Context.Dial with these settings. Worker only. Blocks.
-func (d *Dialer) Dial(c *Context, network, address string) (*Stream, error) {
+// DialStream is Context.Dial with these settings. Worker only. Blocks.
+func (d *Dialer) DialStream(c *Context, network, address string) (*Stream, error) {
 	if err := checkNetwork(network); err != nil {
 		return nil, opError("dial", network, nil, err)
 	}

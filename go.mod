@@ -2,6 +2,9 @@ module github.com/veloq/veloq
 
 go 1.26
 
-require github.com/stretchr/testify v1.12.1
+require (
+	github.com/ianlancetaylor/cgosymbolizer v0.0.0-20241129212102-9c50ad6b591e
+	github.com/stretchr/testify v1.12.1
+)
 
 require go.yaml.in/yaml/v3 v3.0.5 // indirect

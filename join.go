@@ -99,14 +99,24 @@ func (h *JoinHandle[T]) Join(c *Context) (T, error) {
 		var zero T
 		return zero, ErrJoinSelf
 	}
-	if h.done.await(&waiter{w: c.w, t: t}) {
+	// A finisher on this worker is through with the waiter when it shows: then t's own will do.
+	wt := &t.wait
+	if t.waiting || h.ctx.w != c.w {
+		wt = &waiter{}
+	}
+	wt.w, wt.t = c.w, t
+	t.waiting = t.waiting || wt == &t.wait
+	if h.done.await(wt) {
 		for !h.done.finished() {
 			if err := c.Err(); err != nil {
 				var zero T
-				return zero, err
+				return zero, err // still registered: t.waiting stays
 			}
 			t.park()
 		}
+	}
+	if wt == &t.wait {
+		t.waiting = false
 	}
 	return h.take()
 }

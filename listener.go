@@ -203,13 +203,13 @@ func listenError(network string, addr netip.AddrPort, err error) error {
 // Listen listens on the worker of the task: "tcp", "tcp4" or "tcp6", and an address as package net
 // takes it. A host name is resolved without blocking the worker. Worker only. Blocks (for a name).
 func (c *Context) Listen(network, address string) (*Listener, error) {
-	return (&ListenConfig{}).Listen(c, network, address)
+	return (&ListenConfig{}).ListenStream(c, network, address)
 }
 
-// Listen is Context.Listen with these settings. Worker only. Blocks (for a name).
-func (lc *ListenConfig) Listen(c *Context, network, address string) (*Listener, error) {
+// ListenStream is Context.Listen with these settings. Worker only. Blocks (for a name).
+func (lc *ListenConfig) ListenStream(c *Context, network, address string) (*Listener, error) {
 	if !c.w.here() {
-		return nil, opError("listen", network, nil, ErrWrongWorker)
+		return nil, opError("listen", network, nil, c.w.elsewhere())
 	}
 	var addr netip.AddrPort
 	var err error
@@ -222,6 +222,9 @@ func (lc *ListenConfig) Listen(c *Context, network, address string) (*Listener, 
 	}
 	if err != nil {
 		return nil, err
+	}
+	if c.w.stopping {
+		return nil, opError("listen", network, nil, ErrClosed) // nobody would close it
 	}
 	fd, bound, err := lc.open(network, addr, false)
 	if err != nil {
@@ -246,7 +249,9 @@ func (l *Listener) arm() {
 	}
 	sqe := l.w.stage(core.OpAccept, opAccept, l.slot)
 	sqe.FD = l.fd
-	sqe.Mode = core.AcceptMultishot
+	if l.server == nil || l.server.max <= 0 {
+		sqe.Mode = core.AcceptMultishot // which would empty the kernel's queue beyond any bound
+	}
 	sqe.OpFlags = core.SockCloexec
 	l.armed = true
 }
@@ -325,12 +330,13 @@ func (l *Listener) take(fd int32) {
 // not fail. Worker only. Blocks.
 func (l *Listener) Accept() (*Stream, error) {
 	if !l.w.here() {
-		return nil, l.opError(ErrWrongWorker)
+		return nil, l.opError(l.w.elsewhere())
 	}
 	t := l.w.running
 	for len(l.accepted) == 0 {
 		switch {
 		case l.closed:
+			l.w.giveWay()
 			return nil, l.opError(net.ErrClosed)
 		case l.err != nil:
 			return nil, l.err
@@ -364,7 +370,7 @@ func (l *Listener) Addr() net.Addr { return l.addr }
 // are closed. Worker only.
 func (l *Listener) Close() error {
 	if !l.w.here() {
-		return l.opError(ErrWrongWorker)
+		return l.opError(l.w.elsewhere())
 	}
 	l.close()
 	return nil

@@ -189,6 +189,6 @@ func (w *worker) orphan(kind opKind, cqe *core.CQE) {
 	case kind == opAccept && cqe.Res >= 0:
 		_ = core.CloseSocket(cqe.Res)
 	case cqe.Flags&core.CQEBuffer != 0:
-		w.buffers.take(cqe.Buffer(), max(cqe.Res, 0), cqe.Flags).Release()
+		w.buffers.take(core.BufferIndex(cqe.Flags), max(cqe.Res, 0), cqe.Flags).Release()
 	}
 }

@@ -247,8 +247,15 @@ func (s *Server) connEnded(w *worker) {
 	if s.conns.Add(-1) == 0 && s.alive.Load() == 0 {
 		s.maybeDone()
 	}
-	if l := s.listeners[w.id]; l != nil && !l.armed && !l.closed {
+	if l := s.listeners[w.id]; l != nil {
 		l.arm()
+	} else if s.max > 0 {
+		// The one listening socket is another worker's, and may wait for this.
+		s.rt.workers[0].post(&note{do: func(*worker) {
+			if l := s.listeners[0]; l != nil {
+				l.arm()
+			}
+		}})
 	}
 }
 

@@ -215,9 +215,10 @@ func (s *Stream) release() {
 // check is what every public method asks first: the right caller, and still open.
 func (s *Stream) check(op string) error {
 	if !s.w.here() {
-		return s.opError(op, ErrWrongWorker)
+		return s.opError(op, s.w.elsewhere())
 	}
 	if s.closed && op != "close" {
+		s.w.giveWay()
 		return s.opError(op, net.ErrClosed)
 	}
 	return nil
@@ -227,7 +228,7 @@ func (s *Stream) check(op string) error {
 func (s *Stream) opError(op string, err error) error {
 	e := &net.OpError{Op: op, Net: s.network.String(), Err: err}
 	// The addresses are asked of the socket on first use; a wrong caller must not do that here.
-	if err != ErrWrongWorker { //nolint:errorlint // identity
+	if s.w.here() {
 		if a := s.localAddr(); a != nil {
 			e.Source = a
 		}

@@ -123,6 +123,9 @@ type halves struct {
 }
 
 func (h *halves) closeOne(closed *bool, half func() error) error {
+	if err := h.s.check("close"); err != nil {
+		return err
+	}
 	if *closed {
 		return nil
 	}

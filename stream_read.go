@@ -19,6 +19,7 @@ type receive struct {
 	head   int32
 	bytes  int32 // in unread; at most ReadLimit and the kernel's receive buffer
 	taken  int32 // of them, those that Next returned: the next call that reads drops them
+	lent   int32 // of them, those that Peek or Next returned: they stay where they are until then
 	listed bool  // in w.unread
 }
 
@@ -53,10 +54,10 @@ func (s *Stream) onRecv(res int32, flags uint32) {
 	}
 	switch {
 	case res > 0:
-		s.deliver(s.w.buffers.take(flags2buffer(flags), res, flags))
+		s.deliver(s.w.buffers.take(core.BufferIndex(flags), res, flags))
 	case res == 0:
 		if flags&core.CQEBuffer != 0 {
-			s.w.buffers.take(flags2buffer(flags), 0, flags).Release()
+			s.w.buffers.take(core.BufferIndex(flags), 0, flags).Release()
 		}
 		s.endRecv(io.EOF)
 	default:
@@ -71,11 +72,6 @@ func (s *Stream) onRecv(res int32, flags uint32) {
 	if !s.recvArmed {
 		s.armRecv()
 	}
-}
-
-func flags2buffer(flags uint32) uint16 {
-	c := core.CQE{Flags: flags}
-	return c.Buffer()
 }
 
 func (s *Stream) onRecvError(errno int32) {
@@ -173,7 +169,7 @@ func (r *receive) skip(n int) {
 }
 
 func (s *Stream) dropUnread() {
-	s.recv.taken = 0
+	s.recv.taken, s.recv.lent = 0, 0
 	s.recv.skip(int(s.recv.bytes))
 }
 
@@ -188,19 +184,20 @@ func (s *Stream) resumeRecv() {
 // is empty, so that streams which nobody reads can't keep the others from receiving.
 func (w *worker) spillUnread() {
 	w.stats.spills++
-	for i, s := range w.unread {
-		w.unread[i] = nil
-		s.recv.listed = false
-		if s.recv.bytes > 0 {
-			s.recv.spill()
-		}
+	for _, s := range w.unread {
+		s.recv.spill()
 	}
-	w.unread = w.unread[:0]
+	w.unlist(func(r *receive) bool { return r.lent > 0 })
 }
 
+// spill copies all but the bytes that the user looks at.
 func (r *receive) spill() {
+	lent := int(r.lent)
 	for i := int(r.head); i < len(r.unread); i++ {
-		if l := r.unread[i]; l.buffer != nil {
+		l := r.unread[i]
+		if lent > 0 {
+			lent -= l.Len()
+		} else if l.buffer != nil {
 			r.unread[i] = Lease{heap: append([]byte(nil), l.Bytes()...)}
 			l.Release()
 		}
@@ -213,9 +210,14 @@ func (w *worker) forgetRead() {
 	if len(w.unread) < 2*w.streams+64 {
 		return
 	}
+	w.unlist(func(r *receive) bool { return r.bytes > 0 })
+}
+
+// unlist takes streams off the list of those with unread bytes, but for some.
+func (w *worker) unlist(keep func(*receive) bool) {
 	kept := w.unread[:0]
 	for _, s := range w.unread {
-		if s.recv.bytes > 0 {
+		if keep(&s.recv) {
 			kept = append(kept, s)
 		} else {
 			s.recv.listed = false
@@ -230,6 +232,7 @@ func (s *Stream) startRead() error {
 	if err := s.check("read"); err != nil {
 		return err
 	}
+	s.recv.lent = 0
 	if n := s.recv.taken; n > 0 {
 		s.recv.taken = 0
 		s.recv.skip(int(n))
@@ -259,6 +262,7 @@ func (s *Stream) await(n int, dst []byte) error {
 		if err := t.ctx.Err(); err != nil {
 			return s.opError("read", netError(err))
 		}
+		s.armRecv() // a stop for too many unread bytes may still hold, and n asks for more
 		r.reader, t.readInto, t.readN = t, dst, 0
 		t.park()
 		r.reader, t.readInto = nil, nil
@@ -328,7 +332,7 @@ func (s *Stream) Peek(n int) ([]byte, error) {
 	if err := s.startRead(); err != nil {
 		return nil, err
 	}
-	if n > s.w.rt.config.ReadLimit {
+	if n > s.w.rt.config.ReadLimit && n > int(s.recv.bytes) {
 		return nil, s.opError("read", ErrTooLong)
 	}
 	if n <= 0 {
@@ -338,6 +342,7 @@ func (s *Stream) Peek(n int) ([]byte, error) {
 	if n = min(n, int(s.recv.bytes)); n == 0 {
 		return nil, err
 	}
+	s.recv.lent = int32(n)
 	return s.recv.join(n), err
 }
 

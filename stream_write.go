@@ -249,15 +249,18 @@ func (s *Stream) lockWriter(t *task) error {
 	if sd.writers == nil {
 		sd.writers = &writers{}
 	}
-	if sd.writer == nil || sd.writer == t {
+	ws := sd.writers
+	if sd.writer == nil && len(ws.queue) == 0 {
 		sd.writer = t
 		return nil
 	}
-	ws := sd.writers
 	ws.queue = append(ws.queue, t)
 	defer func() {
 		i := slices.Index(ws.queue, t)
 		ws.queue = slices.Delete(ws.queue, i, i+1)
+		if sd.writer == nil && len(ws.queue) > 0 {
+			s.w.wake(ws.queue[0]) // t was next and gave up: so is the one behind it now
+		}
 	}()
 	for {
 		t.park()
@@ -333,7 +336,7 @@ func (s *Stream) writeDirect(t *task, p []byte) (int, error) {
 			o.dropDirect(d)
 			break
 		}
-		if !cancelled {
+		if !cancelled && o.blocked {
 			cancelled = true
 			s.w.stageCancel(opSend, s.slot)
 		}

@@ -54,6 +54,9 @@ type task struct {
 	failure  error
 
 	done joinState
+	// wait is for joining tasks of the same worker, one at a time, without an allocation.
+	wait    waiter
+	waiting bool
 }
 
 // A runner is the typed half of a task: what it runs, and where a result goes.
@@ -102,6 +105,8 @@ type coroutine struct {
 	yield func(struct{}) bool
 	next  func() (struct{}, bool)
 	stop  func()
+	// unwinding: a task called Goexit. To stop the coroutine would pass that on to the worker.
+	unwinding bool
 }
 
 func newCoroutine(w *worker) *coroutine {
@@ -123,6 +128,7 @@ func (co *coroutine) serve() {
 		if stopped {
 			return
 		}
+		co.unwinding = true
 		if co.yield(struct{}{}) {
 			co.serve()
 		}
@@ -172,7 +178,7 @@ func (w *worker) resume(t *task) {
 	w.running = nil
 	if t.ended {
 		t.co, co.t = nil, nil
-		w.idle = append(w.idle, co)
+		w.giveCoroutine(co)
 		w.endTask(t)
 	}
 }
@@ -188,6 +194,14 @@ func (w *worker) takeCoroutine() *coroutine {
 		return co
 	}
 	return newCoroutine(w)
+}
+
+func (w *worker) giveCoroutine(co *coroutine) {
+	if len(w.idle) < coroutinesIdleMax || co.unwinding {
+		w.idle = append(w.idle, co)
+		return
+	}
+	co.stop()
 }
 
 // endTask accounts for a task that ran to its end.

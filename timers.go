@@ -3,6 +3,7 @@ package veloq
 // A worker's timers: a wheel, and one kernel timer armed for the earliest.
 
 import (
+	"math"
 	"time"
 	"unsafe"
 
@@ -29,8 +30,14 @@ func (ts *timers) init(w *worker) {
 	ts.wheel.Init(ts.now)
 }
 
-// after returns the time d from now, on the workers' clock.
-func (ts *timers) after(d time.Duration) int64 { return clock() + int64(d) }
+// after returns the time d from now, on the workers' clock; one too far away is the end of time.
+func (ts *timers) after(d time.Duration) int64 {
+	now := clock()
+	if int64(d) > math.MaxInt64-now {
+		return math.MaxInt64
+	}
+	return now + int64(d)
+}
 
 func (ts *timers) add(t *wheel.Timer, when int64) { ts.wheel.Add(t, when) }
 

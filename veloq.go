@@ -65,7 +65,7 @@ type Config struct {
 	// 256 KiB. What the kernel had already received by then comes on top, once.
 	ReadLimit int
 	// WriteHigh is how many bytes may wait to be sent on one stream before writers wait or, in a
-	// handler, get ErrFull; default 256 KiB.
+	// handler, get ErrFull; default 256 KiB, at least 16 KiB.
 	WriteHigh int
 	// CloseTimeout is how long a closed stream goes on sending what was written, default 10 s.
 	CloseTimeout time.Duration
@@ -105,6 +105,7 @@ func (c *Config) setDefaults() error {
 	set(&c.BufferCount, 128)
 	set(&c.BufferSize, 64<<10)
 	set(&c.ArenaSize, 1<<20)
+	c.WriteHigh = max(c.WriteHigh, inlineMax)
 	if c.CloseTimeout == 0 {
 		c.CloseTimeout = 10 * time.Second
 	}
@@ -120,8 +121,8 @@ func (c *Config) check() error {
 		return configError("no driver %d", c.Driver)
 	case c.Spin < 0 || c.Spin > time.Second:
 		return configError("Spin must be 0 to 1s, is %v", c.Spin)
-	case c.ReadLimit < 1 || c.WriteHigh < 1 || c.InboxLimit < 1:
-		return configError("ReadLimit, WriteHigh and InboxLimit must be positive")
+	case c.ReadLimit < 1 || c.ReadLimit > 1<<30 || c.WriteHigh > 1<<30 || c.InboxLimit < 1:
+		return configError("ReadLimit and WriteHigh must be at most 1 GiB, and like InboxLimit positive")
 	case c.CloseTimeout < 0:
 		return configError("CloseTimeout must not be negative, is %v", c.CloseTimeout)
 	case !power(c.SubmissionEntries, 8, 32768):
@@ -381,7 +382,7 @@ func (rt *Runtime) leastLoaded(w *worker) *worker {
 func (c *Context) submit(t *task, target int) error {
 	w := c.w
 	if !w.here() {
-		return ErrWrongWorker
+		return w.elsewhere()
 	}
 	t.ctx.values = c.values
 	if target == anyWorker || target == w.id {

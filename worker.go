@@ -155,7 +155,7 @@ func (w *worker) turn() {
 // cross is the turn's one crossing. It waits only when nothing is left to do here, and says so first,
 // so that whoever brings work rings.
 func (w *worker) cross() {
-	if w.busy() {
+	if w.busy() || w.empty() {
 		w.enter(0)
 		return
 	}
@@ -233,9 +233,26 @@ func (w *worker) stop() {
 	for t := w.live; t != nil; t = t.liveNext {
 		t.ctx.cancel(ErrClosed)
 	}
+	w.handlerContext.cancel(ErrClosed)
 	// A turn at the latest then, to see whether all is over.
 	w.grace.Fire = func(*wheel.Timer, int64) {}
 	w.timers.add(&w.grace, w.timers.after(stopGrace))
+}
+
+// empty reports whether a stopping worker has nothing left but to submit what is staged.
+func (w *worker) empty() bool {
+	return w.stopping && w.tasks == 0 && w.slots.used == 0 && w.inbox.head.Load() == nil &&
+		!w.meshWaiting() && len(w.dirty) == 0
+}
+
+// giveWay lets the worker go on ending where its task asks for more in spite of the end it was told:
+// one that does so in a loop would keep the worker for ever.
+func (w *worker) giveWay() {
+	if t := w.running; w.stopping && t != nil {
+		t.parked = true
+		w.wake(t)
+		t.park()
+	}
 }
 
 // finished reports whether a stopping worker may end: nothing is left, or the grace is over and no
@@ -244,8 +261,7 @@ func (w *worker) finished() bool {
 	if !w.stopping {
 		return false
 	}
-	if w.tasks == 0 && w.slots.used == 0 && w.inbox.head.Load() == nil && !w.meshWaiting() &&
-		len(w.dirty) == 0 && w.driver.Unsubmitted() == 0 {
+	if w.empty() && w.driver.Unsubmitted() == 0 {
 		return true
 	}
 	if w.grace.Pending() {

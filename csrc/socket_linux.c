@@ -102,9 +102,9 @@ static int apply_config(int fd, uint16_t family, const vq_socket_config *config)
 			return rc;
 	}
 	for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
-		int rc = settings[i].wanted ?
-				 vq_socket_set(fd, settings[i].option, settings[i].value) :
-				 0;
+		int rc = settings[i].wanted
+				 ? vq_socket_set(fd, settings[i].option, settings[i].value)
+				 : 0;
 		if (rc != 0)
 			return rc;
 	}
@@ -231,9 +231,10 @@ int vq_socket_set(int fd, int32_t option, int32_t value)
 	int name = 0;
 
 	if (option == VQ_OPT_LINGER_S) {
-		struct linger linger = { .l_onoff = value >= 0, .l_linger = value >= 0 ? value : 0 };
-		return setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)) == 0 ? 0 :
-											     -errno;
+		struct linger linger = { .l_onoff = value >= 0,
+					 .l_linger = value >= 0 ? value : 0 };
+		return setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)) == 0 ? 0
+											   : -errno;
 	}
 	if (option == VQ_OPT_TTL) {
 		int rc = ttl_option(fd, &level, &name);

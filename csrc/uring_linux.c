@@ -1,7 +1,7 @@
 /*
  * uring_linux.c: the driver over io_uring (liburing 2.3 or later). Staging writes straight into the
- * kernel's submission array and completions are read from its ring: this file only sets the ring up,
- * submits and waits.
+ * kernel's submission array and completions are read from its ring: this file only sets the ring
+ * up, submits and waits.
  */
 #define _GNU_SOURCE
 #include "pages_linux.h"
@@ -17,12 +17,12 @@
 
 /* Newer than liburing 2.3's headers; the values are the kernel's and the kernel is asked. */
 #define VQ__PBUF_RING_INC 2u
-#define VQ__OP_SEND_ZC	  47
+#define VQ__OP_SEND_ZC    47
 
 #define VQ__BUF_GROUP 0
 
 /* vq_sqe, vq_cqe and their numbers are io_uring's: hold that against the system's header. */
-#define SAME_OFFSET(a, af, b, bf)                                                                  \
+#define SAME_OFFSET(a, af, b, bf) \
 	_Static_assert(offsetof(a, af) == offsetof(struct b, bf), "layout of " #a "." #af)
 #define SAME(a, b) _Static_assert((unsigned int)(a) == (unsigned int)(b), #a " is " #b)
 
@@ -154,9 +154,9 @@ static int setup_ring(vq__uring *u, const vq_driver_config *config, vq_driver_re
 static int probe_ops(vq__uring *u, const vq_driver_config *config, vq_driver_report *report)
 {
 	static const uint8_t needed[] = {
-		VQ_OP_POLL,    VQ_OP_SENDMSG, VQ_OP_RECVMSG, VQ_OP_TIMEOUT, VQ_OP_TIMEOUT_UPDATE,
-		VQ_OP_ACCEPT,  VQ_OP_CANCEL,  VQ_OP_CONNECT, VQ_OP_CLOSE,   VQ_OP_SEND,
-		VQ_OP_RECV,    VQ_OP_SHUTDOWN,
+		VQ_OP_POLL,           VQ_OP_SENDMSG, VQ_OP_RECVMSG, VQ_OP_TIMEOUT,
+		VQ_OP_TIMEOUT_UPDATE, VQ_OP_ACCEPT,  VQ_OP_CANCEL,  VQ_OP_CONNECT,
+		VQ_OP_CLOSE,          VQ_OP_SEND,    VQ_OP_RECV,    VQ_OP_SHUTDOWN,
 	};
 	/* Not io_uring_get_probe_ring: it answers NULL, and errno need not be of this call. */
 	enum { PROBED = 256 };
@@ -319,12 +319,19 @@ static int uring_start(vq__uring *u, const vq_driver_config *config, vq_driver_r
 	int rc = setup_ring(u, config, report);
 	if (rc != 0)
 		return rc;
+	/*
+	 * What may block (VQ_SQE_MAY_BLOCK) runs on the kernel's own threads: a few, so that many
+	 * slow closes queue up instead of making a thread each.
+	 */
+	unsigned int threads[2] = { 2, 8 };
+	(void)io_uring_register_iowq_max_workers(&u->ring, threads);
 	/* After exec(2) the descriptor is gone (close-on-exec); after fork(2) the pages are. */
 	(void)io_uring_ring_dontfork(&u->ring);
 	rc = probe_ops(u, config, report);
 	if (rc != 0)
 		return rc;
-	if ((config->deny & VQ_CAP_REGISTERED_RING) == 0 && io_uring_register_ring_fd(&u->ring) == 1)
+	if ((config->deny & VQ_CAP_REGISTERED_RING) == 0 &&
+	    io_uring_register_ring_fd(&u->ring) == 1)
 		report->caps |= VQ_CAP_REGISTERED_RING;
 	report->failed_step = VQ_STEP_BUFFERS;
 	rc = setup_buffers(u, config, report);

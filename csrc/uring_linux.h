@@ -1,4 +1,5 @@
-/* uring_linux.h: the io_uring driver's state; shared with its fault tests, which replace `enter`. */
+/* uring_linux.h: the io_uring driver's state; shared with its fault tests, which replace `enter`.
+ */
 #ifndef VELOQ_CSRC_URING_LINUX_H
 #define VELOQ_CSRC_URING_LINUX_H
 

@@ -46,6 +46,7 @@ func TestParse_BadInput(t *testing.T) {
 		{"-workloads", "64x64B,nosuch"},
 		{"-only", "slow"},
 		{"-cpus", "three"},
+		{"-table", "long"},
 		{"-rounds", "0"},
 		{"-seconds", "-1"},
 		{"stray"},
@@ -137,6 +138,32 @@ func TestLastLine_CrashAndPlain(t *testing.T) {
 	} {
 		if got := lastLine(in); got != want {
 			t.Errorf("lastLine(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestParseCPUList(t *testing.T) {
+	for in, want := range map[string][]string{
+		"0": {"0"}, "0-2": {"0", "1", "2"}, "1,4-5,9": {"1", "4", "5", "9"}, "": nil, "a-b": nil,
+	} {
+		if got := parseCPUList(in); !slices.Equal(got, want) {
+			t.Errorf("%q is %v, want %v", in, got, want)
+		}
+	}
+}
+
+func TestShortTable_ColumnsAndRatios(t *testing.T) {
+	cfg, err := parse([]string{"-servers", "veloq-task,gonet", "-workloads", "1x64B", "-table", "short"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := shortTable(cfg, summarize([]*cell{
+		{Server: "veloq-task", Workload: "1x64B", Samples: []sample{{ReqPerS: 300, CPUus: 4}}},
+		{Server: "gonet", Workload: "1x64B", Samples: []sample{{ReqPerS: 200, CPUus: 8, OthersShare: 1}}},
+	}))
+	for _, want := range []string{"0.50            1.50", "1.00            1.00", "1 of 2 samples"} {
+		if !strings.Contains(table, want) {
+			t.Errorf("no %q in\n%s", want, table)
 		}
 	}
 }

@@ -28,6 +28,8 @@ type config struct {
 	workers   int
 	idle      int
 	verify    bool
+	short     bool     // -table short
+	cpus      []string // that the server and the load client get, where they are pinned
 	veloqArgs []string
 	gnetTags  string
 	command   string
@@ -53,13 +55,16 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if runtime.NumCPU() < 2 {
-		return errors.New("needs two CPUs: one for the server, one for the load client")
+	cfg.cpus = allowedCPUs()
+	if len(cfg.cpus) < 2 && !cfg.twoCPUs {
+		return errors.New("needs two CPUs: one for the server, one for the load client; " +
+			"or -cpus two, which pins nothing")
 	}
 	b, err := newBuilder(cfg)
 	if err != nil {
 		return err
 	}
+	cfg.tell("building the load client and the servers")
 	if err := b.buildLoad(ctx); err != nil {
 		return err
 	}
@@ -80,7 +85,16 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if cfg.short {
+		fmt.Print(shortTable(cfg, summarize(cells)))
+		return nil
+	}
 	return writeReport(b.out, info, cfg, cells)
+}
+
+// tell shows progress.
+func (c *config) tell(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, format+"\n", args...)
 }
 
 func parse(args []string) (*config, error) {
@@ -91,8 +105,10 @@ func parse(args []string) (*config, error) {
 		"workloads, comma-separated: "+names(allWorkloads))
 	only := fs.String("only", "",
 		"quick: two workloads, 3 rounds of 1 s, unless other flags say so")
-	cpus := fs.String("cpus", "one", "one: server on CPU 0 with GOMAXPROCS=1, load on CPU 1; "+
+	cpus := fs.String("cpus", "one", "one: server on one CPU with GOMAXPROCS=1, load on another; "+
 		"two: nothing pinned, GOMAXPROCS=2")
+	table := fs.String("table", "full", "full: every figure, and files; short: one small table, "+
+		"and the first failure ends it")
 	veloqArgs := fs.String("veloq-args", "", "further flags for examples/echo, space-separated")
 	fs.IntVar(&cfg.rounds, "rounds", 5, "rounds; every server runs once in each")
 	fs.Float64Var(&cfg.seconds, "seconds", 2, "seconds measured a sample")
@@ -128,6 +144,13 @@ func parse(args []string) (*config, error) {
 		cfg.twoCPUs = true
 	default:
 		return nil, fmt.Errorf("-cpus %q: one or two", *cpus)
+	}
+	switch *table {
+	case "full":
+	case "short":
+		cfg.short = true
+	default:
+		return nil, fmt.Errorf("-table %q: full or short", *table)
 	}
 	if cfg.rounds < 1 || cfg.seconds <= 0 || cfg.workers < 1 {
 		return nil, errors.New("-rounds, -seconds and -workers must be positive")

@@ -15,11 +15,6 @@ import (
 	"time"
 )
 
-const (
-	serverCPU = "0"
-	loadCPU   = "1"
-)
-
 // process is a running server.
 type process struct {
 	cmd    *exec.Cmd
@@ -38,7 +33,7 @@ func startServer(cfg *config, s server, path string) (*process, error) {
 	procs := "GOMAXPROCS=2"
 	if !cfg.twoCPUs {
 		procs = "GOMAXPROCS=1"
-		args = append([]string{"taskset", "-c", serverCPU}, args...) // execs: same pid
+		args = append([]string{"taskset", "-c", cfg.cpus[0]}, args...) // execs: same pid
 	}
 	p := &process{cmd: exec.Command(args[0], args[1:]...), exited: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), procs)
@@ -69,7 +64,10 @@ func startServer(cfg *config, s server, path string) (*process, error) {
 	}
 	if err != nil {
 		p.stop()
-		return nil, fmt.Errorf("does not start: %w %s", err, lastLine(p.stderr.String()))
+		if said := lastLine(p.stderr.String()); said != "" {
+			return nil, errors.New("does not start: " + said)
+		}
+		return nil, fmt.Errorf("does not start: %w", err)
 	}
 	return p, nil
 }
@@ -106,7 +104,7 @@ func runLoad(ctx context.Context, cfg *config, path string, limit time.Duration,
 	defer cancel()
 	args = append([]string{path}, args...)
 	if !cfg.twoCPUs {
-		args = append([]string{"taskset", "-c", loadCPU}, args...)
+		args = append([]string{"taskset", "-c", cfg.cpus[1]}, args...)
 	}
 	c := exec.CommandContext(ctx, args[0], args[1:]...)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -53,8 +52,8 @@ type runner struct {
 	broken map[string]string // programs that did not build, and why
 }
 
-// loadRounds measures every server under every workload once a round. Only an interrupt ends it
-// early; a server that fails is a cell that says so.
+// loadRounds measures every server under every workload once a round. A server that fails is a cell
+// that says so, but with -table short the end; otherwise only an interrupt ends it early.
 func (r *runner) loadRounds(ctx context.Context) ([]*cell, error) {
 	var cells []*cell
 	at := map[[2]string]*cell{}
@@ -76,13 +75,16 @@ func (r *runner) loadRounds(ctx context.Context) ([]*cell, error) {
 				}
 				progress := fmt.Sprintf("round %d/%d  %-15s %-14s", round+1,
 					r.cfg.rounds, w.name, s.name)
+				if err != nil && r.cfg.short {
+					return nil, fmt.Errorf("%s: %w", s.name, err)
+				}
 				if err != nil {
 					c.Failures = append(c.Failures, err.Error())
-					fmt.Fprintf(os.Stderr, "%s failed: %v\n", progress, err)
+					r.cfg.tell("%s failed: %v", progress, err)
 					continue
 				}
 				c.Samples = append(c.Samples, got)
-				fmt.Fprintf(os.Stderr, "%s %9.0f req/s %8.2f µs CPU  p99 %8.1f µs\n",
+				r.cfg.tell("%s %9.0f req/s %8.2f µs CPU  p99 %8.1f µs",
 					progress, got.ReqPerS, got.CPUus, got.P99us)
 			}
 		}
@@ -148,11 +150,11 @@ func (r *runner) idleRounds(ctx context.Context) ([]*cell, error) {
 			progress := fmt.Sprintf("round %d/%d  %-14s", round+1, r.cfg.rounds, s.name)
 			if err != nil {
 				c.Failures = append(c.Failures, err.Error())
-				fmt.Fprintf(os.Stderr, "%s failed: %v\n", progress, err)
+				r.cfg.tell("%s failed: %v", progress, err)
 				continue
 			}
 			c.Idle = append(c.Idle, got)
-			fmt.Fprintf(os.Stderr, "%s %8.0f B idle %8.0f B after one echo, a connection\n",
+			r.cfg.tell("%s %8.0f B idle %8.0f B after one echo, a connection",
 				progress, got.IdleBytes, got.UsedBytes)
 		}
 	}

@@ -63,7 +63,7 @@ _Noreturn void vq_assert_fail(const char *condition, const char *file, int line)
 /*
  * Always on, in every build: programmer errors and broken kernel contracts, never input.
  */
-#define VQ_ASSERT(condition)                                                                       \
+#define VQ_ASSERT(condition) \
 	((condition) ? (void)0 : vq_assert_fail(#condition, __FILE__, __LINE__))
 
 /*

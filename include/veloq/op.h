@@ -1,8 +1,8 @@
 /*
- * op.h: the records that pass between the owner of a driver and the driver: submissions, completions
- * and provided buffers. Their binary layout is that of Linux's io_uring, so that one driver can hand
- * out its kernel-shared rings themselves; every other driver interprets the same records. Only what
- * is named here may be used.
+ * op.h: the records that pass between the owner of a driver and the driver: submissions,
+ * completions and provided buffers. Their binary layout is that of Linux's io_uring, so that one
+ * driver can hand out its kernel-shared rings themselves; every other driver interprets the same
+ * records. Only what is named here may be used.
  */
 #ifndef VELOQ_OP_H
 #define VELOQ_OP_H
@@ -11,7 +11,8 @@
 
 /*
  * Submission. Fields that an op does not name must be zero. All memory that `addr` or `off` points
- * at stays valid and unmoved until the op's terminal completion, except where the op says otherwise.
+ * at stays valid and unmoved until the op's terminal completion, except where the op says
+ * otherwise.
  */
 typedef struct vq_sqe {
 	uint8_t opcode;     /* VQ_OP_* */

@@ -62,8 +62,8 @@ enum {
 int vq_socket_stream(uint16_t family, const vq_socket_config *config, int32_t *failed_call);
 
 /*
- * bind(2), unless addr is NULL (bound already), listen(2), getsockname(2) into *bound. Returns 0, or
- * a negative VQ_E* with *failed_call set; the socket stays open and the caller's. Any thread.
+ * bind(2), unless addr is NULL (bound already), listen(2), getsockname(2) into *bound. Returns 0,
+ * or a negative VQ_E* with *failed_call set; the socket stays open and the caller's. Any thread.
  */
 int vq_socket_listen(int fd, const vq_addr *addr, int32_t backlog, vq_addr *bound,
 		     int32_t *failed_call);
@@ -97,7 +97,7 @@ enum {
 	VQ_OPT_SEND_BUFFER_BYTES = 8,
 	VQ_OPT_REUSEPORT = 9,
 	VQ_OPT_V6ONLY = 10,
-	VQ_OPT_TTL = 11, /* unicast TTL or hop limit, by the socket's family */
+	VQ_OPT_TTL = 11,   /* unicast TTL or hop limit, by the socket's family */
 	VQ_OPT_ERROR = 12, /* get only: SO_ERROR */
 };
 

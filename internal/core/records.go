@@ -88,8 +88,8 @@ type CQE struct {
 	Flags    uint32
 }
 
-// Buffer returns the index of the provided buffer that the completion used; valid with CQEBuffer.
-func (c *CQE) Buffer() uint16 { return uint16(c.Flags >> cqeBufferShift) }
+// BufferIndex returns the provided buffer that a completion of those flags used; with CQEBuffer.
+func BufferIndex(flags uint32) uint16 { return uint16(flags >> cqeBufferShift) }
 
 // Iovec is vq_iovec: one piece of a gathered send.
 type Iovec struct {

@@ -6,14 +6,32 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <stdlib.h>
+
 #include "check.h"
 
 #define STRESS_MESSAGES (CHECK_TSAN ? UINT64_C(1000000) : UINT64_C(20000000))
 #define BATCH_MAX       64
 
+/* Whole cache lines; C11's aligned_alloc is not everywhere. The block's own address lies before. */
+static void *lines_alloc(size_t size_bytes)
+{
+	unsigned char *raw = malloc(size_bytes + 2 * VQ_CACHE_LINE);
+
+	CHECK(raw != NULL);
+	uintptr_t lines = ((uintptr_t)raw + 2 * VQ_CACHE_LINE) & ~(uintptr_t)(VQ_CACHE_LINE - 1);
+	((void **)lines)[-1] = raw;
+	return (void *)lines;
+}
+
+static void lines_free(void *lines)
+{
+	free(((void **)lines)[-1]);
+}
+
 static vq_edge *edge_new(uint32_t capacity)
 {
-	void *mem = aligned_alloc(VQ_CACHE_LINE, vq_edge_size_bytes(capacity));
+	void *mem = lines_alloc(vq_edge_size_bytes(capacity));
 	CHECK(mem != NULL);
 	/* Init must not count on zeroed memory. */
 	memset(mem, 0xa5, vq_edge_size_bytes(capacity));
@@ -107,7 +125,7 @@ static void test_pop_empty(void)
 	CHECK_EQ(push_seq(e, 0, 1), 1);
 	CHECK_EQ(pop_seq(e, 0, 1), 1);
 	CHECK_EQ(pop_seq(e, 1, 1), 0);
-	free(e);
+	lines_free(e);
 }
 
 static void test_count_zero(void)
@@ -120,7 +138,7 @@ static void test_count_zero(void)
 	CHECK_EQ(vq_edge_push(e, NULL, 0), 0);
 	CHECK_EQ(vq_edge_pop(e, NULL, 0), 0);
 	CHECK_EQ(vq_edge_len(e), 1);
-	free(e);
+	lines_free(e);
 }
 
 static void test_push_full(void)
@@ -135,7 +153,7 @@ static void test_push_full(void)
 	CHECK_EQ(push_seq(e, 8, BATCH_MAX), 2);
 	CHECK_EQ(pop_seq(e, 2, BATCH_MAX), 8);
 	CHECK_EQ(vq_edge_len(e), 0);
-	free(e);
+	lines_free(e);
 }
 
 static void test_capacity_one(void)
@@ -148,7 +166,7 @@ static void test_capacity_one(void)
 		CHECK_EQ(pop_seq(e, seq, 2), 1);
 		CHECK_EQ(pop_seq(e, seq + 1, 1), 0);
 	}
-	free(e);
+	lines_free(e);
 }
 
 static void test_wrap_2_32(void)
@@ -167,7 +185,7 @@ static void test_wrap_2_32(void)
 				CHECK_EQ(vq_edge_len(e), pushed - popped);
 			}
 			CHECK(atomic_load(&e->head) < start);
-			free(e);
+			lines_free(e);
 		}
 	}
 }
@@ -176,7 +194,7 @@ static void test_slab_neighbours(void)
 {
 	enum { EDGES = 9, CAPACITY = 2 };
 	const size_t size_bytes = vq_edge_size_bytes(CAPACITY);
-	unsigned char *slab = aligned_alloc(VQ_CACHE_LINE, EDGES * size_bytes);
+	unsigned char *slab = lines_alloc(EDGES * size_bytes);
 
 	CHECK(slab != NULL);
 	for (size_t i = 0; i < EDGES; i++)
@@ -185,7 +203,7 @@ static void test_slab_neighbours(void)
 		CHECK_EQ(push_seq((vq_edge *)(void *)(slab + i * size_bytes), 100 * i, 3), 2);
 	for (size_t i = 0; i < EDGES; i++)
 		CHECK_EQ(pop_seq((vq_edge *)(void *)(slab + i * size_bytes), 100 * i, 3), 2);
-	free(slab);
+	lines_free(slab);
 }
 
 static void test_extern_copies(void)
@@ -199,7 +217,7 @@ static void test_extern_copies(void)
 	CHECK_EQ(vq_edge_pop_extern(e, out, 5), 4);
 	for (uint64_t i = 0; i < 4; i++)
 		check_msg(out[i], i);
-	free(e);
+	lines_free(e);
 }
 
 struct stress {
@@ -270,7 +288,7 @@ static void stress(uint32_t capacity, uint32_t batch_max, uint64_t messages)
 	atomic_store_explicit(&s.done, 1, memory_order_relaxed);
 	CHECK_EQ(pthread_join(observer, NULL), 0);
 	CHECK_EQ(vq_edge_len(s.e), 0);
-	free(s.e);
+	lines_free(s.e);
 }
 
 static void test_stress_one_by_one(void)

@@ -1,0 +1,235 @@
+package veloq_test
+
+// What the package documentation and the README show. tests/docs_test.go holds the README's code
+// against this file.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"os"
+	"time"
+
+	"github.com/veloq/veloq"
+)
+
+// freeAddr returns an address that nobody listens on.
+func freeAddr() string {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// say sends words to an echo server, which may be about to start, and returns what comes back.
+func say(addr, words string) string {
+	conn, err := net.Dial("tcp", addr)
+	for err != nil {
+		time.Sleep(time.Millisecond)
+		conn, err = net.Dial("tcp", addr)
+	}
+	defer conn.Close()
+	_, _ = io.WriteString(conn, words)
+	back := make([]byte, len(words))
+	if _, err := io.ReadFull(conn, back); err != nil {
+		return err.Error()
+	}
+	return string(back)
+}
+
+// A server on the task door: each connection is a task, which reads as blocking code does. Read and
+// Write park the task, and its worker serves the others meanwhile.
+func Example_taskServer() {
+	addr := freeAddr()
+	ctx, stop := context.WithCancel(context.Background())
+	go func() {
+		fmt.Println(say(addr, "hello"))
+		stop()
+	}()
+
+	rt, err := veloq.New(veloq.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rt.Close()
+	err = rt.Serve(ctx, "tcp", addr, func(_ *veloq.Context, s *veloq.Stream) error {
+		buf := make([]byte, 16<<10)
+		for {
+			n, err := s.Read(buf)
+			if err != nil {
+				return err // io.EOF when the peer is through; the stream is closed either way
+			}
+			if _, err := s.Write(buf[:n]); err != nil {
+				return err
+			}
+		}
+	})
+	fmt.Println("served:", err)
+	// Output:
+	// hello
+	// served: <nil>
+}
+
+// echo is a handler: its worker calls it when bytes are there.
+type echo struct{ veloq.HandlerBase }
+
+// OnData gets what arrived. To return an error closes the stream: here also ErrFull, which a peer
+// brings about that sends and does not read.
+func (echo) OnData(_ *veloq.Context, s *veloq.Stream, data veloq.Lease) error {
+	_, err := s.WriteLease(data)
+	return err
+}
+
+// A server on the handler door: callbacks on a worker, no task and no buffer for a connection that
+// rests.
+func Example_handlerServer() {
+	addr := freeAddr()
+	ctx, stop := context.WithCancel(context.Background())
+	go func() {
+		fmt.Println(say(addr, "hello"))
+		stop()
+	}()
+
+	rt, err := veloq.New(veloq.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rt.Close()
+	err = rt.ServeHandler(ctx, "tcp", addr, echo{})
+	fmt.Println("served:", err)
+	// Output:
+	// hello
+	// served: <nil>
+}
+
+// Tasks are spawned from anywhere by the Runtime, and on the same worker by a task's Context. A task
+// joins by Join, which parks it; a goroutine by Wait, which blocks it.
+func ExampleSpawn() {
+	rt, err := veloq.New(veloq.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rt.Close()
+	total := veloq.Spawn(rt, func(c *veloq.Context) (int, error) {
+		var parts []*veloq.JoinHandle[int]
+		for i := range 4 {
+			parts = append(parts, veloq.Spawn(c, func(c *veloq.Context) (int, error) {
+				return i * i, c.Sleep(time.Millisecond)
+			}))
+		}
+		sum := 0
+		for _, p := range parts {
+			n, err := p.Join(c)
+			if err != nil {
+				return 0, err
+			}
+			sum += n
+		}
+		return sum, nil
+	})
+	fmt.Println(total.Wait(context.Background()))
+	// Output: 14 <nil>
+}
+
+// A panic ends its task alone and is carried to who joins it.
+func ExampleJoinHandle_Wait() {
+	rt, err := veloq.New(veloq.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rt.Close()
+	broken := veloq.Spawn(rt, func(*veloq.Context) (int, error) { panic("no") })
+	_, err = broken.Wait(context.Background())
+	var panicked *veloq.PanicError
+	fmt.Println(errors.As(err, &panicked), panicked.Value)
+	// Output: true no
+}
+
+// A client on the task door.
+func ExampleContext_Dial() {
+	rt, err := veloq.New(veloq.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rt.Close()
+	answer := veloq.Spawn(rt, func(c *veloq.Context) (string, error) {
+		ln, err := c.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", err
+		}
+		defer ln.Close()
+		err = veloq.Go(c, func(*veloq.Context) {
+			s, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			defer s.Close()
+			_, _ = s.WriteString("welcome")
+		})
+		if err != nil {
+			return "", err
+		}
+		s, err := c.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			return "", err
+		}
+		defer s.Close()
+		all, err := io.ReadAll(s)
+		return string(all), err
+	})
+	fmt.Println(answer.Wait(context.Background()))
+	// Output: welcome <nil>
+}
+
+// A deadline ends a read that waits. Bytes that come later are not lost: set a later deadline, or
+// none, and read on.
+func ExampleStream_SetReadDeadline() {
+	rt, err := veloq.New(veloq.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rt.Close()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer ln.Close()
+	late := make(chan struct{})
+	go func() {
+		conn, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		<-late
+		_, _ = io.WriteString(conn, "late")
+	}()
+	client := veloq.Spawn(rt, func(c *veloq.Context) (string, error) {
+		s, err := c.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			return "", err
+		}
+		defer s.Close()
+		if err := s.SetReadDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
+			return "", err
+		}
+		buf := make([]byte, 4)
+		_, err = s.Read(buf)
+		fmt.Println("timed out:", errors.Is(err, os.ErrDeadlineExceeded))
+		close(late)
+		if err := s.SetReadDeadline(time.Time{}); err != nil {
+			return "", err
+		}
+		_, err = s.ReadFull(buf)
+		return string(buf), err
+	})
+	fmt.Println(client.Wait(context.Background()))
+	// Output:
+	// timed out: true
+	// late <nil>
+}
