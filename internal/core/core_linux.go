@@ -48,6 +48,8 @@ const (
 	_ = uint(C.sizeof_vq_driver_config - unsafe.Sizeof(Config{}))
 	_ = uint(unsafe.Sizeof(Report{}) - C.sizeof_vq_driver_report)
 	_ = uint(C.sizeof_vq_driver_report - unsafe.Sizeof(Report{}))
+	_ = uint(unsafe.Sizeof(Attempt{}) - C.sizeof_vq_driver_attempt)
+	_ = uint(C.sizeof_vq_driver_attempt - unsafe.Sizeof(Attempt{}))
 	_ = uint(unsafe.Sizeof(Msghdr{}) - C.sizeof_vq_msghdr)
 	_ = uint(C.sizeof_vq_msghdr - unsafe.Sizeof(Msghdr{}))
 	_ = uint(unsafe.Sizeof(Addr{}) - C.sizeof_vq_addr)
