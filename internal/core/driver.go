@@ -28,13 +28,27 @@ const (
 	CapSkipSuccess
 	CapSendZC
 	CapPollMultishot
+	CapRestricted
 )
 
 // CapNames names the bits of a driver's caps, lowest first.
 var CapNames = [...]string{
 	"SINGLE_ISSUER", "DEFER_TASKRUN", "COOP_TASKRUN", "TASKRUN_FLAG", "SUBMIT_ALL",
 	"REGISTERED_RING", "ACCEPT_MULTISHOT", "RECV_MULTISHOT", "BUFFER_RING",
-	"BUFFER_INCREMENTAL", "SKIP_SUCCESS", "SEND_ZC", "POLL_MULTISHOT",
+	"BUFFER_INCREMENTAL", "SKIP_SUCCESS", "SEND_ZC", "POLL_MULTISHOT", "RESTRICTED",
+}
+
+// KnownCaps returns the caps that a driver of that kind may have.
+func KnownCaps(kind uint32) uint32 {
+	if kind == DriverEpoll {
+		return CapAcceptMultishot | CapRecvMultishot | CapBufferRing | CapBufferIncremental |
+			CapSkipSuccess | CapPollMultishot
+	}
+	if kind == DriverIOCP {
+		return CapSingleIssuer | CapAcceptMultishot | CapRecvMultishot | CapBufferRing |
+			CapBufferIncremental | CapSkipSuccess
+	}
+	return 1<<len(CapNames) - 1
 }
 
 // Steps at which the creation of a driver fails: include/veloq/driver.h.
@@ -58,6 +72,16 @@ type Config struct {
 	BufferSizeBytes uint32
 	WholeCount      uint32
 	WholeSizeBytes  uint32
+	Restricted      uint32
+	_               uint32
+}
+
+// Attempt is vq_driver_attempt: a driver that could not be created.
+type Attempt struct {
+	Kind       uint32
+	FailedStep uint32
+	Error      int32
+	MissingOp  int32
 }
 
 // Report is vq_driver_report: what was got, or where it failed.
@@ -72,7 +96,13 @@ type Report struct {
 	CQEntries       uint32
 	BufferCount     uint32
 	BufferSizeBytes uint32
+	AttemptCount    uint32
+	_               uint32
+	Attempts        [4]Attempt
 }
+
+// Failed returns the drivers that could not be created, in the order in which they were tried.
+func (r *Report) Failed() []Attempt { return r.Attempts[:r.AttemptCount] }
 
 // Driver is a worker's hold on a vq_driver and on the memory the two share. Only the thread that
 // created it may use it; Doorbell alone is for every thread.
