@@ -12,11 +12,17 @@ import (
 // waiter returns what waits for a ring of d and takes it, for ten seconds at most.
 func waiter(t *testing.T, d *Doorbell) func() error {
 	t.Helper()
-	limit := uint32((10 * time.Second).Milliseconds())
+	// Package syscall's own has a wrong type for the key.
+	get := syscall.NewLazyDLL("kernel32.dll").NewProc("GetQueuedCompletionStatus")
 	return func() error {
 		var bytes uint32
-		var key uint64 // what package syscall calls a uint32 is a pointer's size
-		var packet *syscall.Overlapped
-		return syscall.GetQueuedCompletionStatus(syscall.Handle(d.handle), &bytes, (*uint32)(unsafe.Pointer(&key)), &packet, limit)
+		var key, packet uintptr
+		taken, _, err := get.Call(uintptr(d.handle), uintptr(unsafe.Pointer(&bytes)),
+			uintptr(unsafe.Pointer(&key)), uintptr(unsafe.Pointer(&packet)),
+			uintptr((10 * time.Second).Milliseconds()))
+		if taken == 0 {
+			return err
+		}
+		return nil
 	}
 }
