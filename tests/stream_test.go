@@ -453,7 +453,10 @@ func TestStream_LingerZeroResets(t *testing.T) {
 	_, err := conn.Write([]byte("x"))
 	require.NoError(t, err)
 	_, err = conn.Read(make([]byte, 1))
-	require.ErrorIs(t, err, syscall.ECONNRESET)
+	if resetReadsAsEnd() && errors.Is(err, io.EOF) {
+		t.Skip("this system tells readers of a reset that the stream ended")
+	}
+	require.ErrorIs(t, err, errReset)
 }
 
 // Goal: leases that a handler retains keep their bytes while the worker goes on, and may be released
