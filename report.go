@@ -3,6 +3,7 @@ package veloq
 // What the system gave, and why not more.
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -54,45 +55,109 @@ func noDriverError() error {
 	}
 }
 
+// driverError is why no driver could be had: of each that was tried, if there were several.
 func driverError(c *Config, r core.Report, err error) error {
-	e := &DriverError{Step: stepNames[r.FailedStep], Err: sysErr(err)}
-	if int(r.Kind) < len(driverNames) && r.Kind != core.DriverAuto {
-		e.Driver = driverNames[r.Kind]
+	failed := r.Failed()
+	if len(failed) == 0 {
+		return &DriverError{Step: stepNames[r.FailedStep], Err: sysErr(err)}
 	}
-	if r.Kind == core.DriverURing {
-		e.Cause, e.Cure = explainURing(c, r)
+	if len(failed) == 1 {
+		return attemptError(c, &failed[0])
+	}
+	var all []error
+	for i := range failed {
+		all = append(all, attemptError(c, &failed[i]))
+	}
+	return errors.Join(all...)
+}
+
+// attemptError says what stands behind a refusal: the same errno has several causes, and the system's
+// own files tell them apart.
+func attemptError(c *Config, a *core.Attempt) *DriverError {
+	e := &DriverError{
+		Driver: driverNames[a.Kind], Step: stepNames[a.FailedStep], Err: sysErr(core.Errno(-a.Error)),
+	}
+	switch a.Kind {
+	case core.DriverURing:
+		e.Cause, e.Cure = explainURing(c, a)
+	case core.DriverEpoll:
+		e.Cause, e.Cure = explainEpoll(c, a)
 	}
 	return e
 }
 
-// explainURing says what stands behind a refusal: the same errno has several causes, and the
-// system's own files tell them apart.
-func explainURing(c *Config, r core.Report) (cause, cure string) {
-	switch syscall.Errno(-r.Error) {
+func explainURing(c *Config, a *core.Attempt) (cause, cure string) {
+	const allow = "allow io_uring_setup, io_uring_enter and io_uring_register in the profile"
+	denied := c.deny != 0 && a.FailedStep != core.StepSetup
+	switch syscall.Errno(-a.Error) {
 	case syscall.EPERM, syscall.EACCES:
 		if v := firstLine("/proc/sys/kernel/io_uring_disabled"); v == "1" || v == "2" {
 			return "kernel.io_uring_disabled is " + v,
 				"set it to 0, or to 1 and run in the group of kernel.io_uring_group"
 		}
-		return "a seccomp filter or security module refuses io_uring (containers do by default)",
-			"allow io_uring_setup, io_uring_enter and io_uring_register in the profile"
-	case syscall.ENOSYS:
-		if r.FailedStep == core.StepSetup {
-			return "this kernel has no io_uring, or a seccomp filter hides it (kernel " + kernelRelease() + ")",
-				"use Linux 6.0 or later, or allow io_uring_setup, io_uring_enter and io_uring_register"
+		if seccompFiltered() {
+			return "a seccomp filter refuses io_uring (containers have one by default)", allow
 		}
-		return fmt.Sprintf("kernel %s lacks operation %d", kernelRelease(), r.MissingOp),
-			"use Linux 6.0 or later"
+		return "a security module refuses io_uring", "allow io_uring for this program in its policy"
+	case syscall.ENOSYS:
+		switch {
+		case denied:
+			return "VELOQ_DENY forbids what it can't do without", "unset VELOQ_DENY"
+		case a.FailedStep == core.StepOps:
+			return fmt.Sprintf("kernel %s lacks operation %d", kernelRelease(), a.MissingOp), "use Linux 6.0 or later"
+		case seccompFiltered():
+			return "a seccomp filter hides io_uring, or kernel " + kernelRelease() + " has none",
+				allow + ", or use Linux 6.0 or later"
+		}
+		return "kernel " + kernelRelease() + " has no io_uring", "use Linux 6.0 or later"
 	case syscall.ENOMEM:
-		return "the rings and buffers don't fit the memory that may be locked (RLIMIT_MEMLOCK)",
+		return "the rings and buffers don't fit the memory that may be locked (RLIMIT_MEMLOCK is " + limit("Max locked memory") + ")",
 			"raise RLIMIT_MEMLOCK (ulimit -l), or make Config.SubmissionEntries, CompletionEntries and BufferCount smaller"
 	case syscall.EMFILE, syscall.ENFILE:
-		return fmt.Sprintf("no file descriptor is free for %d workers with two each (RLIMIT_NOFILE)", c.Workers),
-			"raise RLIMIT_NOFILE (ulimit -n)"
+		return noDescriptors(c, 2)
 	case syscall.EINVAL:
 		return "kernel " + kernelRelease() + " refuses the rings' flags or sizes", "use Linux 6.0 or later"
 	}
 	return "", ""
+}
+
+func explainEpoll(c *Config, a *core.Attempt) (cause, cure string) {
+	switch syscall.Errno(-a.Error) {
+	case syscall.EPERM, syscall.EACCES, syscall.ENOSYS:
+		return "a seccomp filter or security module refuses it",
+			"allow epoll_create1, epoll_ctl, epoll_wait, timerfd_create, timerfd_settime and eventfd2 in the profile"
+	case syscall.ENOMEM:
+		return "the rings, buffers and tables don't fit the memory that this process may have (RLIMIT_AS is " +
+				limit("Max address space") + ")",
+			"raise RLIMIT_AS (ulimit -v) or the container's memory, or make Config.BufferCount smaller"
+	case syscall.EMFILE, syscall.ENFILE:
+		return noDescriptors(c, 3)
+	}
+	return "", ""
+}
+
+func noDescriptors(c *Config, each int) (cause, cure string) {
+	return fmt.Sprintf("no file descriptor is free for %d workers with %d each (RLIMIT_NOFILE is %s)",
+		c.Workers, each, limit("Max open files")), "raise RLIMIT_NOFILE (ulimit -n)"
+}
+
+// seccompFiltered reports whether this process runs under a seccomp filter.
+func seccompFiltered() bool {
+	status, _ := os.ReadFile("/proc/self/status")
+	return strings.Contains(string(status), "\nSeccomp:\t2")
+}
+
+// limit returns a soft limit of this process by its name in proc_pid_limits(5).
+func limit(name string) string {
+	limits, _ := os.ReadFile("/proc/self/limits")
+	for line := range strings.Lines(string(limits)) {
+		if rest, ok := strings.CutPrefix(line, name); ok {
+			if fields := strings.Fields(rest); len(fields) > 0 {
+				return fields[0]
+			}
+		}
+	}
+	return "unknown"
 }
 
 func firstLine(path string) string {
@@ -113,10 +178,12 @@ func kernelRelease() string {
 
 // Report is what a runtime got from the system.
 type Report struct {
-	Workers           int
-	Driver            string
-	Caps              []string // what the driver uses, of all that it knows
-	Missing           []string // what it knows and could not use
+	Workers int
+	Driver  string
+	Caps    []string // what the driver uses, of all that it knows
+	Missing []string // what it knows and could not use
+	// Refused are the better drivers that DriverAuto could not have, with cause and cure.
+	Refused           []*DriverError
 	SubmissionEntries int
 	CompletionEntries int
 	Buffers           int // receive buffers of each worker
@@ -134,19 +201,27 @@ func (rt *Runtime) Report() Report {
 		Buffers: int(r.BufferCount), BufferSize: int(r.BufferSizeBytes),
 	}
 	for i, name := range core.CapNames {
-		if r.Caps&(1<<i) != 0 {
+		switch bit := uint32(1) << i; {
+		case r.Caps&bit != 0:
 			out.Caps = append(out.Caps, name)
-		} else {
+		case core.KnownCaps(r.Kind)&bit != 0:
 			out.Missing = append(out.Missing, name)
 		}
+	}
+	for i := range r.Failed() {
+		out.Refused = append(out.Refused, attemptError(&rt.config, &r.Failed()[i]))
 	}
 	return out
 }
 
 // String returns the report as lines of text.
 func (r Report) String() string {
-	return fmt.Sprintf("driver   %s, %d workers\nrings    %d submissions, %d completions\n"+
+	text := fmt.Sprintf("driver   %s, %d workers\nrings    %d submissions, %d completions\n"+
 		"buffers  %d x %d bytes a worker\nuses     %s\nlacks    %s\n",
 		r.Driver, r.Workers, r.SubmissionEntries, r.CompletionEntries, r.Buffers, r.BufferSize,
 		strings.Join(r.Caps, " "), strings.Join(r.Missing, " "))
+	for _, e := range r.Refused {
+		text += "refused  " + strings.TrimPrefix(e.Error(), "veloq: ") + "\n"
+	}
+	return text
 }

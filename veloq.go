@@ -10,7 +10,10 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +28,7 @@ type Driver uint8
 const (
 	DriverAuto  Driver = iota // the best that starts here
 	DriverURing               // Linux io_uring
+	DriverEpoll               // Linux epoll, where io_uring is refused
 )
 
 // String returns the driver's name.
@@ -34,13 +38,15 @@ func (d Driver) String() string {
 		return "auto"
 	case DriverURing:
 		return "uring"
+	case DriverEpoll:
+		return "epoll"
 	}
 	return fmt.Sprintf("Driver(%d)", uint8(d))
 }
 
-// ParseDriver returns the driver of that name: "auto", "uring".
+// ParseDriver returns the driver of that name: "auto", "uring", "epoll".
 func ParseDriver(name string) (Driver, error) {
-	for _, d := range []Driver{DriverAuto, DriverURing} {
+	for _, d := range []Driver{DriverAuto, DriverURing, DriverEpoll} {
 		if d.String() == name {
 			return d, nil
 		}
@@ -53,7 +59,8 @@ type Config struct {
 	// Workers is how many; the default is half of GOMAXPROCS, at least 1: fewer workers make larger
 	// batches, and the other half is left for goroutines and the collector.
 	Workers int
-	// Driver is DriverAuto by default.
+	// Driver is DriverAuto by default. The environment's VELOQ_DRIVER, "auto", "uring" or "epoll", then
+	// decides; it does not override a driver that is named here.
 	Driver Driver
 	// PinCPU ties worker i to CPU i.
 	PinCPU bool
@@ -83,6 +90,11 @@ type Config struct {
 	// ArenaSize is each of a worker's two areas for a turn's small sends in bytes, default 1 MiB.
 	ArenaSize int
 
+	// Restrict makes each worker's ring refuse every operation but those that veloq uses
+	// (io_uring_register(2), IORING_REGISTER_RESTRICTIONS): whoever gets hold of the ring can open no
+	// file with it. A driver without a ring has nothing to restrict.
+	Restrict bool
+
 	// OnPanic gets the panic of a task that nobody joins and of a handler, on a goroutine of the
 	// runtime's choice. The default, nil, crashes the program, as a goroutine's panic does.
 	OnPanic func(*PanicError)
@@ -111,6 +123,9 @@ func (c *Config) setDefaults() error {
 	if c.CloseTimeout == 0 {
 		c.CloseTimeout = 10 * time.Second
 	}
+	if err := c.fromEnvironment(); err != nil {
+		return err
+	}
 	return c.check()
 }
 
@@ -119,7 +134,7 @@ func (c *Config) check() error {
 	switch {
 	case c.Workers < 1 || c.Workers > workersMax:
 		return configError("Workers must be 1 to %d, is %d", workersMax, c.Workers)
-	case c.Driver > DriverURing:
+	case c.Driver > DriverEpoll:
 		return configError("no driver %d", c.Driver)
 	case c.Spin < 0 || c.Spin > time.Second:
 		return configError("Spin must be 0 to 1s, is %v", c.Spin)
@@ -143,6 +158,32 @@ func (c *Config) check() error {
 
 const workersMax = 1024
 
+// fromEnvironment takes VELOQ_DRIVER, and VELOQ_DENY: names of core.CapNames with commas between
+// them, which the driver must do without. That is for tests: it shows here what an older kernel has.
+func (c *Config) fromEnvironment() error {
+	if name := os.Getenv("VELOQ_DRIVER"); name != "" {
+		d, err := ParseDriver(name)
+		if err != nil {
+			return fmt.Errorf("%w in VELOQ_DRIVER: auto, uring or epoll", err)
+		}
+		if c.Driver == DriverAuto {
+			c.Driver = d
+		}
+	}
+	list := os.Getenv("VELOQ_DENY")
+	if list == "" {
+		return nil
+	}
+	for name := range strings.SplitSeq(list, ",") {
+		i := slices.Index(core.CapNames[:], strings.TrimSpace(name))
+		if i < 0 {
+			return fmt.Errorf("veloq: unknown name %q in VELOQ_DENY: %s", name, strings.Join(core.CapNames[:], ", "))
+		}
+		c.deny |= 1 << i
+	}
+	return nil
+}
+
 func configError(format string, args ...any) error {
 	return fmt.Errorf("veloq: Config."+format, args...)
 }
@@ -157,6 +198,7 @@ func (c *Config) core() core.Config {
 		BufferSizeBytes: uint32(c.BufferSize),
 		WholeCount:      uint32(c.BufferCount * 4),
 		WholeSizeBytes:  uint32(c.BufferSize / 4),
+		Restricted:      uint32(boolInt(c.Restrict)),
 	}
 }
 

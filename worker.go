@@ -205,6 +205,12 @@ func (w *worker) spin() bool {
 				return true
 			}
 		}
+		if w.driver.Polled() {
+			w.enter(0)
+			if len(w.completions) > 0 {
+				return true
+			}
+		}
 	}
 	return false
 }

@@ -21,19 +21,39 @@ static bool config_valid(const vq_driver_config *config)
 	       buffers_valid(config->whole_count, config->whole_size_bytes);
 }
 
+/* Begins the report of the next driver to try. */
+static void report_next(vq_driver_report *report, uint32_t kind)
+{
+	vq_driver_report next = { .kind = kind, .attempt_count = report->attempt_count };
+
+	memcpy(next.attempts, report->attempts, sizeof(next.attempts));
+	*report = next;
+}
+
+static void report_failure(vq_driver_report *report)
+{
+	VQ_ASSERT(report->attempt_count < VQ_DRIVER_ATTEMPTS_MAX);
+	report->attempts[report->attempt_count++] = (vq_driver_attempt){
+		.kind = report->kind,
+		.failed_step = report->failed_step,
+		.error = report->error,
+		.missing_op = report->missing_op,
+	};
+}
+
 int vq_driver_create(const vq_driver_config *config, vq_driver_report *report, vq_driver **out)
 {
 	memset(report, 0, sizeof(*report));
 	report->failed_step = VQ_STEP_CONFIG;
 	report->error = -VQ_EINVAL;
+	*out = NULL;
 	if (!config_valid(config))
 		return -VQ_EINVAL;
 	for (size_t i = 0; vq__drivers[i] != NULL; i++) {
 		const vq__driver_ops *ops = vq__drivers[i];
 		if (config->kind != VQ_DRIVER_AUTO && config->kind != ops->kind)
 			continue;
-		memset(report, 0, sizeof(*report));
-		report->kind = ops->kind;
+		report_next(report, ops->kind);
 		int rc = ops->create(config, report, out);
 		report->error = rc;
 		if (rc == 0) {
@@ -41,6 +61,7 @@ int vq_driver_create(const vq_driver_config *config, vq_driver_report *report, v
 			(*out)->ops = ops;
 			return 0;
 		}
+		report_failure(report);
 	}
 	return report->error;
 }

@@ -4,6 +4,7 @@
  * up, submits and waits.
  */
 #define _GNU_SOURCE
+#include "pages_linux.h"
 #include "uring_linux.h"
 
 #include <errno.h>
@@ -125,7 +126,8 @@ static int setup_ring(vq__uring *u, const vq_driver_config *config, vq_driver_re
 		if ((rungs[i].caps & config->deny) != 0)
 			continue;
 		struct io_uring_params params = {
-			.flags = rungs[i].flags | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
+			.flags = rungs[i].flags | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP |
+				 (config->restricted != 0 ? IORING_SETUP_R_DISABLED : 0),
 			.cq_entries = config->cq_entries,
 		};
 		rc = io_uring_queue_init_params(config->sq_entries, &u->ring, &params);
@@ -201,17 +203,6 @@ typedef struct buf_reg {
 } buf_reg;
 _Static_assert(sizeof(buf_reg) == sizeof(struct io_uring_buf_reg), "io_uring_buf_reg");
 
-static void *map_pages(size_t size_bytes)
-{
-	void *mem =
-		mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (mem == MAP_FAILED)
-		return NULL;
-	/* A child must not inherit pages that the kernel writes to on the parent's behalf. */
-	(void)madvise(mem, size_bytes, MADV_DONTFORK);
-	return mem;
-}
-
 static int register_buf_ring(vq__uring *u, uint32_t count, uint16_t flags)
 {
 	size_t ring_bytes = (size_t)count * sizeof(vq_buf);
@@ -219,7 +210,7 @@ static int register_buf_ring(vq__uring *u, uint32_t count, uint16_t flags)
 	if (u->buf_ring != NULL)
 		munmap(u->buf_ring, u->buf_ring_bytes);
 	u->buf_ring_bytes = ring_bytes;
-	u->buf_ring = map_pages(ring_bytes);
+	u->buf_ring = vq__map_pages(ring_bytes);
 	if (u->buf_ring == NULL)
 		return -ENOMEM;
 	buf_reg reg = {
@@ -257,7 +248,7 @@ static int setup_buffers(vq__uring *u, const vq_driver_config *config, vq_driver
 	report->buffer_size_bytes = size_bytes;
 
 	u->buffers_bytes = (size_t)count * size_bytes;
-	u->buffers = map_pages(u->buffers_bytes);
+	u->buffers = vq__map_pages(u->buffers_bytes);
 	if (u->buffers == NULL)
 		return -ENOMEM;
 	struct io_uring_buf_ring *ring = u->buf_ring;
@@ -347,6 +338,13 @@ static int uring_start(vq__uring *u, const vq_driver_config *config, vq_driver_r
 	rc = setup_buffers(u, config, report);
 	if (rc != 0)
 		return rc;
+	if (config->restricted != 0) {
+		report->failed_step = VQ_STEP_OPS;
+		rc = vq__uring_restrict(&u->ring);
+		if (rc != 0)
+			return rc;
+		report->caps |= VQ_CAP_RESTRICTED;
+	}
 	report->failed_step = VQ_STEP_DOORBELL;
 	rc = vq_doorbell_init(&u->doorbell);
 	if (rc != 0)

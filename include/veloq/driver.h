@@ -35,6 +35,7 @@ enum {
 	VQ_CAP_SKIP_SUCCESS = 1u << 10,
 	VQ_CAP_SEND_ZC = 1u << 11,
 	VQ_CAP_POLL_MULTISHOT = 1u << 12,
+	VQ_CAP_RESTRICTED = 1u << 13, /* the ring refuses all but the ops of op.h */
 };
 
 /* At which step a driver could not be created (vq_driver_report.failed_step). */
@@ -57,9 +58,27 @@ typedef struct vq_driver_config {
 	uint32_t buffer_size_bytes; /* 256 .. 1 MiB; incremental buffers */
 	uint32_t whole_count;       /* the same two, where a buffer holds one completion only */
 	uint32_t whole_size_bytes;
+	uint32_t restricted; /* 1: with VQ_CAP_RESTRICTED or not at all; no ring, no effect */
+	uint32_t reserved;
 } vq_driver_config;
 
-/* What was got. Filled in by vq_driver_create also when it fails. */
+/* A driver that could not be created. */
+typedef struct vq_driver_attempt {
+	uint32_t kind;        /* VQ_DRIVER_* */
+	uint32_t failed_step; /* VQ_STEP_* */
+	int32_t error;        /* negative VQ_E* of that step */
+	int32_t missing_op;   /* with VQ_STEP_OPS: the first VQ_OP_* that the kernel lacks */
+} vq_driver_attempt;
+
+enum {
+	VQ_DRIVER_ATTEMPTS_MAX = 4,
+};
+
+/*
+ * What was got. Filled in by vq_driver_create also when it fails. With VQ_DRIVER_AUTO the attempts
+ * are the drivers that were tried before the one that the rest is about, and when it fails that one
+ * too.
+ */
 typedef struct vq_driver_report {
 	uint32_t kind;        /* VQ_DRIVER_* */
 	uint32_t caps;        /* VQ_CAP_* in use */
@@ -71,6 +90,9 @@ typedef struct vq_driver_report {
 	uint32_t cq_entries;
 	uint32_t buffer_count;
 	uint32_t buffer_size_bytes;
+	uint32_t attempt_count;
+	uint32_t reserved;
+	vq_driver_attempt attempts[VQ_DRIVER_ATTEMPTS_MAX];
 } vq_driver_report;
 
 /*
@@ -105,10 +127,11 @@ typedef struct vq_driver_view {
 } vq_driver_view;
 
 /*
- * Creates a driver, probing what the system offers and stepping down where it may; all buffers
- * start in the group. The calling thread becomes its owner. *out is the caller's until
- * vq_driver_destroy. Returns 0, or the negative error of report->failed_step with nothing left
- * behind. Blocks (set-up system calls).
+ * Creates a driver, probing what the system offers and stepping down where it may: VQ_DRIVER_AUTO
+ * takes the first of the platform's drivers that can be created, a kind named by the config is that
+ * or an error. All buffers start in the group. The calling thread becomes its owner. *out is the
+ * caller's until vq_driver_destroy. Returns 0, or the negative error of report->failed_step with
+ * nothing left behind. Blocks (set-up system calls).
  */
 int vq_driver_create(const vq_driver_config *config, vq_driver_report *report, vq_driver **out);
 

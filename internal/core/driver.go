@@ -28,13 +28,23 @@ const (
 	CapSkipSuccess
 	CapSendZC
 	CapPollMultishot
+	CapRestricted
 )
 
 // CapNames names the bits of a driver's caps, lowest first.
 var CapNames = [...]string{
 	"SINGLE_ISSUER", "DEFER_TASKRUN", "COOP_TASKRUN", "TASKRUN_FLAG", "SUBMIT_ALL",
 	"REGISTERED_RING", "ACCEPT_MULTISHOT", "RECV_MULTISHOT", "BUFFER_RING",
-	"BUFFER_INCREMENTAL", "SKIP_SUCCESS", "SEND_ZC", "POLL_MULTISHOT",
+	"BUFFER_INCREMENTAL", "SKIP_SUCCESS", "SEND_ZC", "POLL_MULTISHOT", "RESTRICTED",
+}
+
+// KnownCaps returns the caps that a driver of that kind may have.
+func KnownCaps(kind uint32) uint32 {
+	if kind == DriverEpoll {
+		return CapAcceptMultishot | CapRecvMultishot | CapBufferRing | CapBufferIncremental |
+			CapSkipSuccess | CapPollMultishot
+	}
+	return 1<<len(CapNames) - 1
 }
 
 // Steps at which the creation of a driver fails: include/veloq/driver.h.
@@ -58,6 +68,16 @@ type Config struct {
 	BufferSizeBytes uint32
 	WholeCount      uint32
 	WholeSizeBytes  uint32
+	Restricted      uint32
+	_               uint32
+}
+
+// Attempt is vq_driver_attempt: a driver that could not be created.
+type Attempt struct {
+	Kind       uint32
+	FailedStep uint32
+	Error      int32
+	MissingOp  int32
 }
 
 // Report is vq_driver_report: what was got, or where it failed.
@@ -72,7 +92,13 @@ type Report struct {
 	CQEntries       uint32
 	BufferCount     uint32
 	BufferSizeBytes uint32
+	AttemptCount    uint32
+	_               uint32
+	Attempts        [4]Attempt
 }
+
+// Failed returns the drivers that could not be created, in the order in which they were tried.
+func (r *Report) Failed() []Attempt { return r.Attempts[:r.AttemptCount] }
 
 // Driver is a worker's hold on a vq_driver and on the memory the two share. Only the thread that
 // created it may use it; Doorbell alone is for every thread.
@@ -132,6 +158,10 @@ func (d *Driver) Pending() bool {
 	return atomic.LoadUint32(d.cqTail) != d.cqSeen ||
 		atomic.LoadUint32(d.sqFlags)&(sqTaskrun|sqCQOverflow) != 0
 }
+
+// Polled reports whether the driver learns of completions in an Enter only, so that Pending does not
+// tell.
+func (d *Driver) Polled() bool { return d.Report.Kind == DriverEpoll }
 
 // Overflowed reports whether completions wait for room in the ring. No crossing.
 func (d *Driver) Overflowed() bool { return atomic.LoadUint32(d.sqFlags)&sqCQOverflow != 0 }

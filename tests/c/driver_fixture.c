@@ -30,6 +30,11 @@ const fx_config fx_configs[] = {
 	{ "no REGISTERED_RING", { SMALL, .deny = VQ_CAP_REGISTERED_RING } },
 	{ "no SKIP_SUCCESS", { SMALL, .deny = VQ_CAP_SKIP_SUCCESS } },
 	{ "tiny, bare ring", { TINY, .deny = CAPS_OF_SETUP | VQ_CAP_REGISTERED_RING } },
+	{ "epoll", { SIZES(4096, 32768, 128, 65536, 512, 16384), .kind = VQ_DRIVER_EPOLL } },
+	{ "epoll, small", { SMALL, .kind = VQ_DRIVER_EPOLL } },
+	{ "epoll, tiny", { TINY, .kind = VQ_DRIVER_EPOLL } },
+	{ "epoll, tiny, whole buffers",
+	  { TINY, .kind = VQ_DRIVER_EPOLL, .deny = VQ_CAP_BUFFER_INCREMENTAL } },
 	{ NULL, { 0 } },
 };
 const fx_config *fx_config_used = &fx_configs[0];
@@ -44,7 +49,7 @@ int fx_unavailable(void)
 {
 	vq_driver_report report;
 	vq_driver *driver = NULL;
-	int rc = vq_driver_create(&fx_configs[1].driver, &report, &driver);
+	int rc = vq_driver_create(&fx_config_used->driver, &report, &driver);
 
 	if (rc == 0)
 		vq_driver_destroy(driver);

@@ -156,22 +156,36 @@ void fx_stream_write(fx_stream *s, int fd, size_t total_bytes, size_t piece_max,
 void fx_stream_read(fx_stream *s, int fd, size_t total_bytes, size_t piece_max, uint32_t seed);
 void fx_stream_join(fx_stream *s);
 
-/* 0, or the reason why no driver can be created here. */
+/* 0, or the reason why the driver of the config in use can't be created here. */
 int fx_unavailable(void);
 
-static inline int fx_run(const struct check_test *tests, size_t count, int argc, char **argv)
+/* Every config, or those that can be had of one kind of driver. */
+static inline int fx_run(const struct check_test *tests, size_t count, uint32_t kind, int argc,
+			 char **argv)
 {
+	static fx_config of_kind;
 	const char *only = getenv("VELOQ_TEST_CONFIG");
 	int result = 77;
+	int skipped = 0;
 
-	if (fx_unavailable() != 0) {
-		printf("skipped: no driver here, error %d\n", fx_unavailable());
-		return 77;
-	}
 	for (const fx_config *config = fx_configs; config->name != NULL; config++) {
 		if (only != NULL && strcmp(only, config->name) != 0)
 			continue;
 		fx_config_used = config;
+		if (kind != VQ_DRIVER_AUTO) {
+			if (config->driver.kind != VQ_DRIVER_AUTO && config->driver.kind != kind)
+				continue;
+			of_kind = *config;
+			of_kind.driver.kind = kind;
+			fx_config_used = &of_kind;
+		}
+		int reason = fx_unavailable();
+		if (reason != 0) {
+			printf("-- %s: skipped: no such driver here, error %d\n", config->name,
+			       reason);
+			skipped++;
+			continue;
+		}
 		printf("-- %s\n", config->name);
 		int rc = check_run(tests, count, argc, argv);
 		if (rc == 1)
@@ -179,13 +193,16 @@ static inline int fx_run(const struct check_test *tests, size_t count, int argc,
 		if (rc == 0)
 			result = 0;
 	}
+	if (skipped > 0)
+		printf("%d configs skipped\n", skipped);
 	return result;
 }
 
-#define FX_MAIN(tests)                                                                \
-	int main(int argc, char **argv)                                               \
-	{                                                                             \
-		return fx_run(tests, sizeof(tests) / sizeof((tests)[0]), argc, argv); \
+#define FX_MAIN_OF(tests, kind)                                                             \
+	int main(int argc, char **argv)                                                     \
+	{                                                                                   \
+		return fx_run(tests, sizeof(tests) / sizeof((tests)[0]), kind, argc, argv); \
 	}
+#define FX_MAIN(tests) FX_MAIN_OF(tests, VQ_DRIVER_AUTO)
 
 #endif

@@ -305,4 +305,4 @@ static const struct check_test tests[] = {
 	CHECK_TEST(test_cancel_under_faults),
 };
 
-FX_MAIN(tests)
+FX_MAIN_OF(tests, VQ_DRIVER_URING)

@@ -249,4 +249,4 @@ static const struct check_test tests[] = {
 	CHECK_TEST(test_out_of_memory),
 };
 
-FX_MAIN(tests)
+FX_MAIN_OF(tests, VQ_DRIVER_URING)
