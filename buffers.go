@@ -89,7 +89,7 @@ func (g *bufferGroup) reclaim() {
 		return
 	}
 	if g.free == 0 {
-		g.w.spillUnread()
+		g.w.spill()
 		if g.offered {
 			g.ring.Publish()
 			g.offered = false
@@ -147,6 +147,15 @@ func (l Lease) Retain() Lease {
 		l.buffer.refs.Add(1)
 	}
 	return l
+}
+
+// spill exchanges the lease for a copy of its bytes.
+func (l *Lease) spill() {
+	if l.buffer != nil {
+		copied := Lease{heap: append([]byte(nil), l.Bytes()...)}
+		l.Release()
+		*l = copied
+	}
 }
 
 // Slice returns the part [from, to) of the lease: the same hold, to be released once between them.

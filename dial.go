@@ -42,6 +42,9 @@ func (d *Dialer) DialStream(c *Context, network, address string) (*Stream, error
 		until = time.Now().Add(d.Timeout)
 	}
 	list, err := d.resolve(c, network, address, until)
+	if err == nil {
+		list, err = d.sameFamily(list)
+	}
 	if err != nil {
 		return nil, opError("dial", network, nil, err)
 	}
@@ -73,6 +76,35 @@ func (d *Dialer) resolve(c *Context, network, address string, until time.Time) (
 		}
 		return lookup(ctx, network, address)
 	})
+}
+
+// sameFamily keeps the addresses that LocalAddr can reach.
+func (d *Dialer) sameFamily(list []netip.AddrPort) ([]netip.AddrPort, error) {
+	if d.LocalAddr == nil || d.LocalAddr.IP == nil || d.LocalAddr.IP.IsUnspecified() {
+		return list, nil
+	}
+	family := "tcp6"
+	if d.LocalAddr.IP.To4() != nil {
+		family = "tcp4"
+	}
+	list, err := suitable(family, "", list)
+	if err != nil {
+		return nil, &net.AddrError{Err: "no suitable address found", Addr: d.LocalAddr.String()}
+	}
+	return list, nil
+}
+
+// bindAddr is the local address for a socket of that family: a wildcard is any family's.
+func (d *Dialer) bindAddr(family uint16) core.Addr {
+	local := d.LocalAddr.AddrPort()
+	ip := local.Addr().Unmap()
+	if !ip.IsValid() || ip.IsUnspecified() {
+		ip = netip.IPv6Unspecified()
+		if family == core.AF4 {
+			ip = netip.IPv4Unspecified()
+		}
+	}
+	return coreAddr(netip.AddrPortFrom(ip, local.Port()), family)
 }
 
 // connect tries one address.
@@ -110,7 +142,7 @@ func (d *Dialer) connect(t *task, network string, addr netip.AddrPort, until tim
 		return nil, fail(call.String(), err)
 	}
 	if d.LocalAddr != nil {
-		from := coreAddr(netip.AddrPortFrom(d.LocalAddr.AddrPort().Addr().Unmap(), uint16(d.LocalAddr.Port)), family)
+		from := d.bindAddr(family)
 		if err := core.Bind(fd, &from); err != nil {
 			_ = core.CloseSocket(fd)
 			return nil, fail("bind", err)
@@ -120,6 +152,7 @@ func (d *Dialer) connect(t *task, network string, addr netip.AddrPort, until tim
 	to := coreAddr(addr, family)
 	res, err := s.awaitConnect(t, &to, until)
 	if err == nil && res == 0 {
+		s.addrPair().remote = remote // for later, when the system may not know it any more
 		s.armRecv()
 		return s, nil
 	}

@@ -81,7 +81,7 @@ type echo struct{ veloq.HandlerBase }
 // OnData gets what arrived. To return an error closes the stream: here also ErrFull, which a peer
 // brings about that sends and does not read.
 func (echo) OnData(_ *veloq.Context, s *veloq.Stream, data veloq.Lease) error {
-	_, err := s.WriteLease(data)
+	_, err := s.WriteLease(data.Retain())
 	return err
 }
 

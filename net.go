@@ -197,6 +197,9 @@ func suitable(network, address string, list []netip.AddrPort) ([]netip.AddrPort,
 		}
 	}
 	if len(kept) == 0 {
+		if host, _, err := net.SplitHostPort(address); err == nil {
+			address = host // as package net has it
+		}
 		return nil, &net.AddrError{Err: "no suitable address found", Addr: address}
 	}
 	return kept, nil

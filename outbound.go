@@ -44,17 +44,17 @@ func (w *worker) flip() {
 // gatherMax is the most segments that one send gathers.
 const gatherMax = 64
 
-// chunkBytes is the size of the C memory that queued small writes are copied into.
-const chunkBytes = 32 << 10
-
-// A segment is a run of bytes in a stream's queue, and what keeps them valid.
+// A segment is a run of bytes in a stream's queue, and what keeps them valid: a chunk, a lease, or a
+// parked task.
 type segment struct {
-	addr   uintptr
+	addr   unsafe.Pointer
 	len    int
 	chunk  *chunk
 	lease  Lease
 	direct *direct
 }
+
+func (seg *segment) end() unsafe.Pointer { return unsafe.Add(seg.addr, seg.len) }
 
 // direct is a task's large write: the task is parked, and its memory pinned, until it ended.
 type direct struct {
@@ -62,24 +62,22 @@ type direct struct {
 	ended bool
 }
 
-// chunk is C memory that one stream's writes are copied into.
-type chunk struct {
-	mem  []byte
-	used int
-}
-
 // outbound is a stream's queue of bytes to send, with the C memory of its one send in flight.
 type outbound struct {
 	w      *worker
-	segs   []segment
+	segs   []segment // from head on
 	head   int
-	bytes  int  // in segs
-	flight int  // of them, in the last send
-	busy   bool // a send is in flight, or a quiet one not confirmed yet
+	bytes  int    // in segs
+	flight int    // of them, in the last send
+	leases int    // segments that hold a receive buffer
+	tail   *chunk // the one that fills
+	busy   bool   // a send is in flight, or a quiet one not confirmed yet
 	// blocked: the last send fell short, so the next one waits in the kernel for room.
 	blocked bool
-	hdr     *core.Msghdr
-	iov     []core.Iovec
+	// spilling: the send in flight is being cancelled, to take its leases away.
+	spilling bool
+	hdr      *core.Msghdr
+	iov      []core.Iovec
 }
 
 // openOut returns the stream's queue, making or reusing one.
@@ -113,11 +111,8 @@ func newOutbound(w *worker) *outbound {
 
 func (o *outbound) free() { core.Free(unsafe.Pointer(o.hdr)) }
 
-// outFreeMax and chunkFreeMax bound what a worker keeps for reuse.
-const (
-	outFreeMax   = 256
-	chunkFreeMax = 64
-)
+// outFreeMax bounds the queues that a worker keeps for reuse.
+const outFreeMax = 256
 
 // shrinkOut gives an empty queue back to the worker, so that streams without backlog hold none.
 func (s *Stream) shrinkOut() {
@@ -127,6 +122,10 @@ func (s *Stream) shrinkOut() {
 	}
 	s.send.out = nil
 	o.segs, o.head, o.blocked = o.segs[:0], 0, false
+	if o.tail != nil {
+		o.w.giveChunk(o.tail)
+		o.tail = nil
+	}
 	if len(s.w.outFree) < outFreeMax {
 		s.w.outFree = append(s.w.outFree, o)
 	} else {
@@ -135,46 +134,77 @@ func (s *Stream) shrinkOut() {
 }
 
 func (o *outbound) push(seg segment) {
+	if o.head > 32 && o.head > len(o.segs)/2 {
+		// A queue that never empties must not grow at its end for ever.
+		n := copy(o.segs, o.segs[o.head:])
+		clear(o.segs[n:])
+		o.segs, o.head = o.segs[:n], 0
+	}
 	o.segs = append(o.segs, seg)
 	o.bytes += seg.len
+	if seg.lease.buffer != nil {
+		o.leases++
+	}
+}
+
+// last returns the last segment, nil if there is none.
+func (o *outbound) last() *segment {
+	if len(o.segs) == o.head {
+		return nil
+	}
+	return &o.segs[len(o.segs)-1]
+}
+
+// rebuild empties the queue and puts it together anew: add is called for each segment, in order. No
+// send is in flight.
+func (o *outbound) rebuild(first []byte, add func(seg *segment)) {
+	old := append([]segment(nil), o.segs[o.head:]...)
+	clear(o.segs)
+	o.segs, o.head, o.bytes, o.leases = o.segs[:0], 0, 0, 0
+	o.copyIn(first)
+	for i := range old {
+		add(&old[i])
+	}
 }
 
 // pushFront puts a copy of p before everything else. No send is in flight.
 func (o *outbound) pushFront(p []byte) {
-	rest := append([]segment(nil), o.segs[o.head:]...)
-	o.segs, o.head = o.segs[:0], 0
-	o.bytes -= sum(rest)
-	o.copyIn(p)
-	// A later copy must not be appended to a chunk that now has others behind it in the queue.
-	for _, seg := range rest {
-		o.push(seg)
-	}
+	o.rebuild(p, func(seg *segment) { o.push(*seg) })
 }
 
-func sum(segs []segment) (n int) {
-	for i := range segs {
-		n += segs[i].len
+// copyOut replaces leases by copies, so that a peer which is slow to read holds no receive buffer.
+// No send is in flight.
+func (o *outbound) copyOut() {
+	if o.leases == 0 {
+		return
 	}
-	return n
+	o.rebuild(nil, func(seg *segment) {
+		if seg.lease.buffer == nil {
+			o.push(*seg)
+			return
+		}
+		o.copyIn(unsafe.Slice((*byte)(seg.addr), seg.len))
+		seg.lease.Release()
+	})
 }
 
 // copyIn appends a copy of p, in chunks.
 func (o *outbound) copyIn(p []byte) {
 	for len(p) > 0 {
-		var last *segment
-		if len(o.segs) > o.head {
-			last = &o.segs[len(o.segs)-1]
+		if o.tail == nil || o.tail.used == len(o.tail.mem) {
+			o.tail = o.w.takeChunk() // the full one goes back with its last segment
 		}
-		if last == nil || last.chunk == nil || last.chunk.used == len(last.chunk.mem) {
-			c := o.w.takeChunk()
-			o.segs = append(o.segs, segment{addr: uintptr(unsafe.Pointer(&c.mem[0])), chunk: c})
-			last = &o.segs[len(o.segs)-1]
-		}
-		c := last.chunk
+		c := o.tail
 		n := copy(c.mem[c.used:], p)
+		addr := unsafe.Pointer(&c.mem[c.used])
+		if last := o.last(); last != nil && last.chunk == c && last.end() == addr {
+			last.len += n
+			o.bytes += n
+		} else {
+			c.refs++
+			o.push(segment{addr: addr, len: n, chunk: c})
+		}
 		c.used += n
-		last.len += n
-		o.bytes += n
 		p = p[n:]
 	}
 }
@@ -184,23 +214,81 @@ func (s *Stream) enqueueCopy(p []byte) {
 	s.markDirty()
 }
 
-// enqueueLease takes a hold of its own on l.
+// enqueueLease queues l, whose hold becomes the queue's; what is little is copied.
 func (s *Stream) enqueueLease(l Lease) {
-	if l.Len() == 0 {
+	if l.Len() <= leaseCopyMax || l.buffer == nil {
+		s.enqueueCopy(l.Bytes())
+		l.Release()
 		return
 	}
 	o := s.openOut()
 	s.markDirty()
-	addr := uintptr(unsafe.Pointer(unsafe.SliceData(l.Bytes())))
-	if n := len(o.segs); n > o.head {
-		if last := &o.segs[n-1]; last.lease.buffer == l.buffer && last.addr+uintptr(last.len) == addr {
-			// The next bytes of the same buffer: one segment, and the hold it has will do.
-			last.len += l.Len()
-			o.bytes += l.Len()
-			return
+	addr := unsafe.Pointer(unsafe.SliceData(l.Bytes()))
+	if last := o.last(); last != nil && last.lease.buffer == l.buffer && last.end() == addr {
+		// The next bytes of the same buffer: one segment, and the hold it has will do.
+		last.len += l.Len()
+		o.bytes += l.Len()
+		l.Release()
+		return
+	}
+	o.push(segment{addr: addr, len: l.Len(), lease: l})
+	if !s.lending {
+		s.lending = true
+		s.w.lending = append(s.w.lending, s)
+	}
+}
+
+// spill copies leases out of the receive buffers wherever the worker finds them: called when the
+// group is empty, so that streams nobody reads, and peers that don't, can't keep the others from
+// receiving. What remains held is held by the user.
+func (w *worker) spill() {
+	w.stats.spills++
+	w.spillUnread()
+	w.spillQueued()
+	for _, t := range w.holders {
+		t.held.spill()
+	}
+}
+
+// spillQueued copies what waits to be sent out of the receive buffers. Bytes that
+// the kernel reads now are asked back, and copied when they are.
+func (w *worker) spillQueued() {
+	w.unlend(func(o *outbound) bool {
+		switch {
+		case !o.busy:
+			o.copyOut()
+		case o.blocked && !o.spilling:
+			o.spilling = true
+			return true
+		}
+		return o.leases > 0
+	})
+	for _, s := range w.lending {
+		if o := s.send.out; o.spilling && !s.released {
+			w.stageCancel(opSend, s.slot)
 		}
 	}
-	o.push(segment{addr: addr, len: l.Len(), lease: l.Retain()})
+}
+
+// unlend takes streams off the list of those that hold leases, but for some.
+func (w *worker) unlend(keep func(*outbound) bool) {
+	kept := w.lending[:0]
+	for _, s := range w.lending {
+		if s.send.out != nil && keep(s.send.out) {
+			kept = append(kept, s)
+		} else {
+			s.lending = false
+		}
+	}
+	clear(w.lending[len(kept):])
+	w.lending = kept
+}
+
+// forgetLent drops idle streams off that list now and then.
+func (w *worker) forgetLent() {
+	if len(w.lending) >= 2*w.streams+64 {
+		w.unlend(func(o *outbound) bool { return o.leases > 0 })
+	}
 }
 
 // moveInline moves the turn's inline bytes into the queue, where they come behind what is there.
@@ -221,11 +309,11 @@ func (o *outbound) gather() (addr uint64, lenBytes uint32) {
 	n := min(len(segs), gatherMax)
 	if n == 1 && segs[0].len <= 1<<30 {
 		o.flight = segs[0].len
-		return uint64(segs[0].addr), uint32(o.flight)
+		return uint64(uintptr(segs[0].addr)), uint32(o.flight)
 	}
 	o.flight = 0
 	for i := range n {
-		o.iov[i] = core.Iovec{Base: uint64(segs[i].addr), Len: uint64(segs[i].len)}
+		o.iov[i] = core.Iovec{Base: uint64(uintptr(segs[i].addr)), Len: uint64(segs[i].len)}
 		o.flight += segs[i].len
 	}
 	*o.hdr = core.Msghdr{
@@ -246,7 +334,7 @@ func (o *outbound) advance(n int) {
 		}
 		n -= part
 		if part < seg.len {
-			seg.addr += uintptr(part)
+			seg.addr = unsafe.Add(seg.addr, part)
 			seg.len -= part
 			return
 		}
@@ -261,10 +349,18 @@ func (o *outbound) advance(n int) {
 func (o *outbound) endSegment(seg *segment) {
 	switch {
 	case seg.chunk != nil:
-		o.w.giveChunk(seg.chunk)
+		c := seg.chunk
+		if c.refs--; c.refs == 0 {
+			if c == o.tail {
+				c.used = 0
+			} else {
+				o.w.giveChunk(c)
+			}
+		}
 	case seg.direct != nil:
 		seg.direct.ended = true
 	default:
+		o.leases--
 		seg.lease.Release()
 	}
 	*seg = segment{}
@@ -304,27 +400,3 @@ func (s *Stream) dropOut() {
 	o.drop()
 	s.shrinkOut()
 }
-
-func (w *worker) takeChunk() *chunk {
-	if n := len(w.chunkFree); n > 0 {
-		c := w.chunkFree[n-1]
-		w.chunkFree = w.chunkFree[:n-1]
-		return c
-	}
-	mem := core.Alloc(chunkBytes)
-	if mem == nil {
-		panic("veloq: out of memory")
-	}
-	return &chunk{mem: unsafe.Slice((*byte)(mem), chunkBytes)}
-}
-
-func (w *worker) giveChunk(c *chunk) {
-	c.used = 0
-	if len(w.chunkFree) < chunkFreeMax {
-		w.chunkFree = append(w.chunkFree, c)
-		return
-	}
-	c.free()
-}
-
-func (c *chunk) free() { core.Free(unsafe.Pointer(&c.mem[0])) }

@@ -112,7 +112,7 @@ func explainURing(c *Config, a *core.Attempt) (cause, cure string) {
 		return "kernel " + kernelRelease() + " has no io_uring", "use Linux 6.0 or later"
 	case syscall.ENOMEM:
 		return "the rings and buffers don't fit the memory that may be locked (RLIMIT_MEMLOCK" + limit("Max locked memory") + ")",
-			"raise RLIMIT_MEMLOCK (ulimit -l), or make Config.SubmissionEntries and BufferCount smaller"
+			"raise RLIMIT_MEMLOCK (ulimit -l), or make Config.SubmissionEntries, CompletionEntries and BufferCount smaller"
 	case syscall.EMFILE, syscall.ENFILE:
 		return noDescriptors(c, 2)
 	case syscall.EINVAL:

@@ -12,6 +12,8 @@ import (
 // Stream is a TCP connection that lives on a worker. In a task its calls park the task and block
 // nobody else; in a handler they return at once (see Handler). One task may read while others write.
 //
+// It is a net.Conn, so that code written for one runs in a task, as long as it stays there.
+//
 // Every method is Worker only, unless it says otherwise: from another worker or goroutine it returns
 // ErrWrongWorker. Errors are *net.OpError as package net makes them, with the same things inside:
 // errors.Is works for net.ErrClosed, os.ErrDeadlineExceeded, io.EOF and the system's errno.
@@ -39,6 +41,7 @@ type Stream struct {
 	abandoned  bool // unsent bytes are given up
 	released   bool // the descriptor is on its way out
 	lingers    bool // close(2) may block
+	lending    bool // in w.lending
 	wantRoom   bool // a handler met ErrFull and waits for OnWritable
 
 	recv       receive
@@ -49,6 +52,8 @@ type Stream struct {
 	deadline   *deadlines  // nil until one is set
 	addrs      *addrPair   // nil until one is asked for
 }
+
+var _ net.Conn = (*Stream)(nil)
 
 // addrPair holds the addresses once they have been asked for.
 type addrPair struct {

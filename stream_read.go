@@ -180,10 +180,8 @@ func (s *Stream) resumeRecv() {
 	}
 }
 
-// spillUnread copies unread bytes of all streams out of the receive buffers: called when the group
-// is empty, so that streams which nobody reads can't keep the others from receiving.
+// spillUnread copies unread bytes of all streams out of the receive buffers.
 func (w *worker) spillUnread() {
-	w.stats.spills++
 	for _, s := range w.unread {
 		s.recv.spill()
 	}
@@ -194,12 +192,10 @@ func (w *worker) spillUnread() {
 func (r *receive) spill() {
 	lent := int(r.lent)
 	for i := int(r.head); i < len(r.unread); i++ {
-		l := r.unread[i]
-		if lent > 0 {
+		if l := &r.unread[i]; lent > 0 {
 			lent -= l.Len()
-		} else if l.buffer != nil {
-			r.unread[i] = Lease{heap: append([]byte(nil), l.Bytes()...)}
-			l.Release()
+		} else {
+			l.spill()
 		}
 	}
 }

@@ -65,10 +65,11 @@ func (s *Stream) unconfirmed() bool {
 	return s.send.inlineLen > 0 || s.send.sentLen > 0
 }
 
-// Write sends all of p. It returns once the bytes are accepted: copied to go out with this turn's
-// other sends, for up to 16 KiB, or sent from p, for more. An error of a send that was accepted
-// surfaces on a later Write. While more than Config.WriteHigh bytes wait to be sent, a task's Write
-// parks; it honours the write deadline, and n < len(p) comes only with an error.
+// Write sends all of p. Up to 16 KiB are copied, to go out with this turn's other sends, and it returns
+// at once, unless Config.WriteHigh bytes wait to be sent already: then the task parks until there is
+// room. More than that is sent from p itself, and the task parks until the kernel has it all. An
+// error of bytes that were accepted surfaces on a later Write. The write deadline holds while it is
+// parked; n < len(p) comes only with an error.
 //
 // A handler's Write never waits: it takes what fits under WriteHigh and returns ErrFull for the rest,
 // and OnWritable is called when half of it has drained. Worker only. Blocks (in a task).
@@ -138,41 +139,54 @@ func (s *Stream) Writev(parts [][]byte) (int64, error) {
 	return written, nil
 }
 
-// WriteLease sends a lease's bytes without copying them (a few are copied, which is cheaper). It takes
-// a hold of its own: the caller's lease stays the caller's to release, at any time. Otherwise as
-// Write. Worker only. Blocks (in a task).
+// WriteLease sends a lease's bytes without copying them (a few are copied, which is cheaper). The
+// caller's hold becomes the stream's, also when the call fails: retain first to keep one, as a
+// handler must that forwards OnData's. Otherwise as Write. Worker only. Blocks (in a task).
 func (s *Stream) WriteLease(l Lease) (int, error) {
 	if err := s.checkWrite(); err != nil {
+		l.Release()
 		return 0, err
 	}
 	n := l.Len()
 	sd := &s.send
 	if n <= leaseCopyMax && sd.out == nil && sd.writer == nil && s.appendInline(l.Bytes()) {
+		l.Release()
 		return n, nil
-	}
-	if l.buffer == nil {
-		return s.Write(l.heap)
 	}
 	if sd.writer == nil && s.pending()+n <= s.w.rt.config.WriteHigh {
 		s.enqueueLease(l)
 		return n, nil
 	}
-	t := s.w.running
-	if t == nil {
-		part := min(n, s.room())
-		s.enqueueLease(l.Slice(0, part))
-		if part < n {
-			return part, s.full()
-		}
-		return n, nil
+	if t := s.w.running; t != nil {
+		return s.writeLeaseTask(t, l)
 	}
-	if err := s.lockWriter(t); err != nil {
+	part := min(n, s.room())
+	s.enqueueLease(l.Slice(0, part))
+	if part < n {
+		return part, s.full()
+	}
+	return n, nil
+}
+
+// writeLeaseTask waits for its turn and for room. Meanwhile the lease may be exchanged for a copy: a
+// task that waits for a slow peer must not keep others from receiving.
+func (s *Stream) writeLeaseTask(t *task, l Lease) (int, error) {
+	w := s.w
+	t.held = l
+	w.holders = append(w.holders, t)
+	err := s.lockWriter(t)
+	if err == nil {
+		defer s.unlockWriter()
+		err = s.awaitRoom(t)
+	}
+	l, t.held = t.held, Lease{}
+	i := slices.Index(w.holders, t)
+	w.holders = slices.Delete(w.holders, i, i+1)
+	if err != nil {
+		l.Release()
 		return 0, err
 	}
-	defer s.unlockWriter()
-	if err := s.awaitRoom(t); err != nil {
-		return 0, err
-	}
+	n := l.Len()
 	s.enqueueLease(l)
 	return n, nil
 }
@@ -194,7 +208,6 @@ func (s *Stream) ReadFrom(r io.Reader) (int64, error) {
 			return total, err
 		}
 		n, err := s.WriteLease(l)
-		l.Release()
 		total += int64(n)
 		if err != nil {
 			return total, err
@@ -231,6 +244,21 @@ func (s *Stream) full() error {
 	s.w.stats.writesFull++
 	return s.opError("write", ErrFull)
 }
+
+// TryWrite is Write that never waits, as a handler's: it takes what fits under Config.WriteHigh, and
+// returns ErrFull for the rest. Worker only.
+func (s *Stream) TryWrite(p []byte) (int, error) {
+	if err := s.checkWrite(); err != nil {
+		return 0, err
+	}
+	if s.send.writer != nil {
+		return 0, s.full() // in the middle of another task's bytes
+	}
+	return s.writeHandler(p)
+}
+
+// Unsent returns how many accepted bytes have not been handed to the kernel.
+func (s *Stream) Unsent() int { return s.pending() }
 
 func (s *Stream) writeHandler(p []byte) (int, error) {
 	n := min(len(p), s.room())
@@ -321,7 +349,7 @@ func (s *Stream) writeDirect(t *task, p []byte) (int, error) {
 	defer ws.pin.Unpin()
 	d := &ws.direct
 	*d = direct{}
-	o.push(segment{addr: uintptr(unsafe.Pointer(&p[0])), len: len(p), direct: d})
+	o.push(segment{addr: unsafe.Pointer(&p[0]), len: len(p), direct: d})
 	s.markDirty()
 	cancelled := false
 	for !d.ended {
@@ -529,6 +557,10 @@ func (s *Stream) onSend(res int32) {
 		return
 	}
 	o.blocked = int(res) < o.flight
+	if g := &s.w.buffers; o.spilling || (o.blocked && g.free < g.ring.Count/2) {
+		o.spilling = false
+		o.copyOut()
+	}
 	if s.closed && o.bytes > 0 {
 		s.boundClose()
 	}

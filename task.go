@@ -45,6 +45,8 @@ type task struct {
 	// and how many it got.
 	readInto []byte
 	readN    int
+	// held is the lease of a WriteLease that waits.
+	held Lease
 
 	parked   bool // waits for a wake
 	queued   bool // in the run queue

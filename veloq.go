@@ -112,7 +112,9 @@ func (c *Config) setDefaults() error {
 	set(&c.BufferCount, 128)
 	set(&c.BufferSize, 64<<10)
 	set(&c.ArenaSize, 1<<20)
-	c.WriteHigh = max(c.WriteHigh, inlineMax)
+	if c.WriteHigh > 0 {
+		c.WriteHigh = max(c.WriteHigh, inlineMax)
+	}
 	if c.CloseTimeout == 0 {
 		c.CloseTimeout = 10 * time.Second
 	}
@@ -131,7 +133,7 @@ func (c *Config) check() error {
 		return configError("no driver %d", c.Driver)
 	case c.Spin < 0 || c.Spin > time.Second:
 		return configError("Spin must be 0 to 1s, is %v", c.Spin)
-	case c.ReadLimit < 1 || c.ReadLimit > 1<<30 || c.WriteHigh > 1<<30 || c.InboxLimit < 1:
+	case c.ReadLimit < 1 || c.ReadLimit > 1<<30 || c.WriteHigh < 1 || c.WriteHigh > 1<<30 || c.InboxLimit < 1:
 		return configError("ReadLimit and WriteHigh must be at most 1 GiB, and like InboxLimit positive")
 	case c.CloseTimeout < 0:
 		return configError("CloseTimeout must not be negative, is %v", c.CloseTimeout)

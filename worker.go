@@ -48,6 +48,8 @@ type worker struct {
 	completions    []core.CQE
 	buffers        bufferGroup
 	unread         []*Stream // may have unread bytes
+	lending        []*Stream // may have leases in their queues
+	holders        []*task   // wait in a WriteLease
 	resumed        []*Stream // handlers that get what was kept
 	dirty          []*Stream // have something to send
 	dirtySpare     []*Stream
@@ -146,6 +148,7 @@ func (w *worker) turn() {
 	w.flip()
 	w.dispatch()
 	w.forgetRead()
+	w.forgetLent()
 	if now := w.timers.now; now-w.lastYield > yieldEvery {
 		w.lastYield = now
 		runtime.Gosched()

@@ -148,7 +148,7 @@ stage_asan() {
 	printf 'package main\nimport "C"\nfunc main() {}\n' >"$work/probe.go"
 	if go build -asan -o "$work/probe" "$work/probe.go" >"$work/output" 2>&1; then
 		# cgo's and the runtime's own memory is never freed, so leaks are not looked for.
-		ASAN_OPTIONS=detect_leaks=0 go_test -asan || status=$?
+		VELOQ_INSTRUMENTED=1 ASAN_OPTIONS=detect_leaks=0 go_test -asan || status=$?
 	else
 		cat "$work/output"
 		skip "go build -asan does not work here"
@@ -163,7 +163,7 @@ stage_tsan() {
 }
 
 # stage checkptr: the Go tests with cgocheck2 and checkptr, for pointers given to C
-stage_checkptr() { GOEXPERIMENT=cgocheck2 go_test -gcflags=all=-d=checkptr; }
+stage_checkptr() { VELOQ_INSTRUMENTED=1 GOEXPERIMENT=cgocheck2 go_test -gcflags=all=-d=checkptr; }
 
 # stage modules: build, vet and test the modules that are not the root one
 stage_modules() {

@@ -401,6 +401,34 @@ static int uring_create(const vq_driver_config *config, vq_driver_report *report
 	return 0;
 }
 
+/*
+ * The kernel takes its TASKRUN flag down only when it finds work to run, before it runs it. Work
+ * that arrives meanwhile puts the flag up and is run along with the rest: the flag then stays, with
+ * nothing behind it, and an owner that looks at it while it spins never stops entering. So it is
+ * taken down here, ahead of an enter that runs all there is. Work queued from then on is either
+ * seen by that enter or puts the flag up again.
+ */
+static bool taskrun_take(vq__uring *u)
+{
+	unsigned int *sq_flags = u->ring.sq.kflags;
+
+	/* relaxed: only a hint, which carries no data */
+	if ((__atomic_load_n(sq_flags, __ATOMIC_RELAXED) & VQ_SQ_TASKRUN) == 0)
+		return false;
+	__atomic_fetch_and(sq_flags, ~(unsigned int)VQ_SQ_TASKRUN, __ATOMIC_RELAXED);
+	return true;
+}
+
+/*
+ * For an enter that failed or took less than it was given: it ended before it ran anything, and the
+ * kernel puts the flag up for the first work of a batch only.
+ */
+static void taskrun_restore(vq__uring *u)
+{
+	/* relaxed: as above */
+	__atomic_fetch_or(u->ring.sq.kflags, VQ_SQ_TASKRUN, __ATOMIC_RELAXED);
+}
+
 static int uring_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count)
 {
 	vq__uring *u = (vq__uring *)driver;
@@ -414,7 +442,10 @@ static int uring_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count)
 	/* release: pairs with the kernel's acquire of the submission tail */
 	__atomic_store_n(u->ring.sq.ktail, sq_tail, __ATOMIC_RELEASE);
 	uint32_t staged = sq_tail - __atomic_load_n(u->ring.sq.khead, __ATOMIC_ACQUIRE);
+	bool taken = taskrun_take(u);
 	int rc = u->enter(fd, staged, wait_count, flags);
+	if (taken && rc != (int)staged)
+		taskrun_restore(u);
 	switch (rc) {
 	case -EINTR:  /* a signal ended the wait */
 	case -EAGAIN: /* no memory for requests just now */

@@ -36,7 +36,6 @@ var echoModes = []func(*veloq.Context, *veloq.Stream) error{
 				return err
 			}
 			_, err = s.WriteLease(l)
-			l.Release()
 			if err != nil {
 				return err
 			}
@@ -645,8 +644,9 @@ func TestTask_CancelRaces(t *testing.T) {
 				wg.Go(func() {
 					r := rand.New(rand.NewPCG(uint64(i), 9))
 					for range rounds / workers / len(shapes()) {
+						wait := waits[r.IntN(len(waits))]
 						h := veloq.Spawn(rt, func(c *veloq.Context) (struct{}, error) {
-							return struct{}{}, waits[r.IntN(len(waits))](c)
+							return struct{}{}, wait(c)
 						})
 						spin(r.IntN(300))
 						h.Cancel()

@@ -299,7 +299,7 @@ func (h *echoHandler) OnData(_ *veloq.Context, s *veloq.Stream, l veloq.Lease) e
 	var n int
 	var err error
 	if h.leases {
-		n, err = s.WriteLease(l)
+		n, err = s.WriteLease(l.Retain())
 	} else {
 		n, err = s.Write(l.Bytes())
 	}

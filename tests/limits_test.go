@@ -88,7 +88,6 @@ func smallEchoTask(_ *veloq.Context, s *veloq.Stream) error {
 			return err
 		}
 		_, err = s.WriteLease(l)
-		l.Release()
 		if err != nil {
 			return err
 		}
@@ -236,9 +235,14 @@ func TestLimits_IdleConnections(t *testing.T) {
 			heap := float64(after.Heap-before.Heap) / float64(n) / 1024
 			rss := float64(after.RSS-before.RSS) / float64(n) / 1024
 			t.Logf("%d idle connections: heap and stacks %.2f KiB, RSS %.2f KiB each", n, heap, rss)
-			if !raceEnabled && n >= 5000 {
-				require.LessOrEqual(t, heap, bars[door])
-				require.LessOrEqual(t, rss, 2*bars[door])
+			if n >= 5000 {
+				// Instrumented builds have larger frames, and so larger stacks: twice the bar there.
+				bar := bars[door]
+				if raceEnabled || os.Getenv("VELOQ_INSTRUMENTED") != "" {
+					bar *= 2
+				}
+				require.LessOrEqual(t, heap, bar)
+				require.LessOrEqual(t, rss, 2*bar)
 			}
 			for i, conn := range conns {
 				require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))

@@ -48,10 +48,10 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(server.Addr())
-
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	fmt.Println(server.Addr())
+
 	<-ctx.Done()
 	return nil // Close ends the clients: a chat never ends by itself
 }

@@ -58,10 +58,10 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(server.Addr())
-
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	fmt.Println(server.Addr())
+
 	<-ctx.Done()
 	stop() // a second signal ends the program at once
 	if *report {
@@ -96,7 +96,6 @@ func echoTask(_ *veloq.Context, s *veloq.Stream) error {
 			return err
 		}
 		_, err = s.WriteLease(lease)
-		lease.Release()
 		if err != nil {
 			return err
 		}
@@ -107,7 +106,7 @@ func echoTask(_ *veloq.Context, s *veloq.Stream) error {
 type echoHandler struct{ veloq.HandlerBase }
 
 func (echoHandler) OnData(_ *veloq.Context, s *veloq.Stream, data veloq.Lease) error {
-	n, err := s.WriteLease(data)
+	n, err := s.WriteLease(data.Retain())
 	if n < data.Len() {
 		return backlog(s, data, n, err)
 	}

@@ -70,10 +70,10 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(server.Addr())
-
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	fmt.Println(server.Addr())
+
 	<-ctx.Done()
 	stop() // a second signal ends the program at once
 	grace, cancel := context.WithTimeout(context.Background(), 3*time.Second)

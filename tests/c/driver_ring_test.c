@@ -291,6 +291,30 @@ static void test_destroy_in_flight(void)
 	peer_close(listener);
 }
 
+/* What arrives after the end of a driver is for the next reader, not for an op of the dead. */
+static void test_destroy_ends_reads(void)
+{
+	static char memory[64];
+	int ends[2];
+
+	peer_pair(ends);
+	for (uint32_t round = 0; round < 100; round++) {
+		char byte = 0;
+		fx_begin(&f);
+		for (uint32_t i = 0; i < 6; i++)
+			fx_recv_into(&f, ends[0], memory, sizeof(memory));
+		fx_submit(&f, 0);
+		fx_abandon(&f);
+		peer_watchdog(20);
+		peer_send(ends[1], "x", 1);
+		peer_recv_all(ends[0], &byte, 1);
+		CHECK_EQ(byte, 'x');
+		peer_watchdog(0);
+	}
+	peer_close(ends[0]);
+	peer_close(ends[1]);
+}
+
 static void *enter_elsewhere(void *arg)
 {
 	*(int *)arg = vq_driver_enter(f.driver, f.sq_tail, 0);
@@ -332,6 +356,7 @@ static const struct check_test tests[] = {
 	CHECK_TEST(test_close),
 	CHECK_TEST(test_poll),
 	CHECK_TEST(test_destroy_in_flight),
+	CHECK_TEST(test_destroy_ends_reads),
 	CHECK_TEST(test_enter_wrong_thread),
 };
 

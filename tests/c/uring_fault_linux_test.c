@@ -5,6 +5,8 @@
  */
 #include "driver_fixture.h"
 
+#include <sched.h>
+
 #include "uring_linux.h"
 
 static fx f;
@@ -102,6 +104,37 @@ static void test_results(void)
 	uring->enter = vq__uring_enter_syscall;
 	FX_EXPECT(&f, op, 0);
 	CHECK_EQ(f.ops[op].count, 1);
+	fx_end(&f);
+}
+
+/* An enter that came to nothing leaves the owner's hint standing: the work behind it still waits.
+ */
+static void test_taskrun_kept(void)
+{
+	fx_begin(&f);
+	if (!fx_has(&f, VQ_CAP_DEFER_TASKRUN)) {
+		fx_end(&f);
+		CHECK_SKIP("the kernel may run its work at any time");
+	}
+	int ends[2];
+	vq__uring *uring = (vq__uring *)f.driver;
+	peer_pair(ends);
+	uint32_t op = fx_recv(&f, ends[0], 0);
+	fx_flush(&f);
+	peer_send(ends[1], "x", 1);
+	while ((__atomic_load_n(f.view.sq_flags, __ATOMIC_ACQUIRE) & VQ_SQ_TASKRUN) == 0)
+		sched_yield();
+	uring->enter = scripted_enter;
+	scripted_result = -EAGAIN;
+	fx_turn(&f, 0);
+	CHECK_EQ(f.ops[op].count, 0);
+	CHECK((__atomic_load_n(f.view.sq_flags, __ATOMIC_ACQUIRE) & VQ_SQ_TASKRUN) != 0);
+	uring->enter = vq__uring_enter_syscall;
+	fx_turn(&f, 0);
+	CHECK_EQ(f.ops[op].res, 1);
+	CHECK(f.ops[op].terminal);
+	peer_close(ends[0]);
+	peer_close(ends[1]);
 	fx_end(&f);
 }
 
@@ -265,6 +298,7 @@ static void test_cancel_under_faults(void)
 
 static const struct check_test tests[] = {
 	CHECK_TEST(test_results),
+	CHECK_TEST(test_taskrun_kept),
 	CHECK_TEST(test_nops),
 	CHECK_TEST(test_echo_some_faults),
 	CHECK_TEST(test_echo_many_faults),
