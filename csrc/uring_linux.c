@@ -218,10 +218,21 @@ static int probe_ops(vq__uring *u, const vq_driver_config *config, vq_driver_rep
 		report->caps |= VQ_CAP_SEND_ZC | VQ_CAP_RECV_MULTISHOT | VQ_CAP_ACCEPT_MULTISHOT |
 				VQ_CAP_POLL_MULTISHOT;
 	report->caps &= ~config->deny;
-	if (rc == 0 && (report->caps & VQ_CAP_RECV_MULTISHOT) == 0) {
-		report->failed_step = VQ_STEP_OPS;
-		report->missing_op = VQ_OP_RECV;
-		rc = -ENOSYS;
+	static const struct {
+		uint32_t cap;
+		int32_t op;
+	} repeating[] = {
+		{ VQ_CAP_RECV_MULTISHOT, VQ_OP_RECV },
+		{ VQ_CAP_ACCEPT_MULTISHOT, VQ_OP_ACCEPT },
+		{ VQ_CAP_POLL_MULTISHOT, VQ_OP_POLL },
+	};
+	/* Not posted again from here: the epoll driver does that at less than it would cost. */
+	for (size_t i = 0; i < sizeof(repeating) / sizeof(repeating[0]) && rc == 0; i++) {
+		if ((report->caps & repeating[i].cap) == 0) {
+			report->failed_step = VQ_STEP_OPS;
+			report->missing_op = repeating[i].op;
+			rc = -ENOSYS;
+		}
 	}
 	return rc;
 }
