@@ -90,6 +90,11 @@ type Config struct {
 	// ArenaSize is each of a worker's two areas for a turn's small sends in bytes, default 1 MiB.
 	ArenaSize int
 
+	// Restrict makes each worker's ring refuse every operation but those that veloq uses
+	// (io_uring_register(2), IORING_REGISTER_RESTRICTIONS): whoever gets hold of the ring can open no
+	// file with it. A driver without a ring has nothing to restrict.
+	Restrict bool
+
 	// OnPanic gets the panic of a task that nobody joins and of a handler, on a goroutine of the
 	// runtime's choice. The default, nil, crashes the program, as a goroutine's panic does.
 	OnPanic func(*PanicError)
@@ -193,6 +198,7 @@ func (c *Config) core() core.Config {
 		BufferSizeBytes: uint32(c.BufferSize),
 		WholeCount:      uint32(c.BufferCount * 4),
 		WholeSizeBytes:  uint32(c.BufferSize / 4),
+		Restricted:      uint32(boolInt(c.Restrict)),
 	}
 }
 

@@ -160,7 +160,8 @@ static int setup_ring(vq__uring *u, const vq_driver_config *config, vq_driver_re
 		if ((rungs[i].caps & config->deny) != 0)
 			continue;
 		struct io_uring_params params = {
-			.flags = rungs[i].flags | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
+			.flags = rungs[i].flags | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP |
+				 (config->restricted != 0 ? IORING_SETUP_R_DISABLED : 0),
 			.cq_entries = config->cq_entries,
 		};
 		rc = io_uring_queue_init_params(config->sq_entries, &u->ring, &params);
@@ -385,6 +386,13 @@ static int uring_start(vq__uring *u, const vq_driver_config *config, vq_driver_r
 	rc = setup_buffers(u, config, report);
 	if (rc != 0)
 		return rc;
+	if (config->restricted != 0) {
+		report->failed_step = VQ_STEP_OPS;
+		rc = vq__uring_restrict(&u->ring);
+		if (rc != 0)
+			return rc;
+		report->caps |= VQ_CAP_RESTRICTED;
+	}
 	report->failed_step = VQ_STEP_DOORBELL;
 	rc = vq_doorbell_init(&u->doorbell);
 	if (rc != 0)

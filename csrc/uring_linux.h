@@ -28,6 +28,12 @@ typedef struct vq__uring {
 
 extern const vq__driver_ops vq__uring_ops;
 
+/*
+ * Allows a ring that was set up disabled what this driver does, and nothing else, for good, and
+ * enables it. Returns 0 or a negative errno.
+ */
+int vq__uring_restrict(struct io_uring *ring);
+
 /* The call that `enter` is when no test has replaced it. */
 int vq__uring_enter_syscall(unsigned int fd, unsigned int to_submit, unsigned int min_complete,
 			    unsigned int flags);

@@ -35,6 +35,7 @@ enum {
 	VQ_CAP_SKIP_SUCCESS = 1u << 10,
 	VQ_CAP_SEND_ZC = 1u << 11,
 	VQ_CAP_POLL_MULTISHOT = 1u << 12,
+	VQ_CAP_RESTRICTED = 1u << 13, /* the ring refuses all but the ops of op.h */
 };
 
 /* At which step a driver could not be created (vq_driver_report.failed_step). */
@@ -57,6 +58,8 @@ typedef struct vq_driver_config {
 	uint32_t buffer_size_bytes; /* 256 .. 1 MiB; incremental buffers */
 	uint32_t whole_count;       /* the same two, where a buffer holds one completion only */
 	uint32_t whole_size_bytes;
+	uint32_t restricted; /* 1: with VQ_CAP_RESTRICTED or not at all; no ring, no effect */
+	uint32_t reserved;
 } vq_driver_config;
 
 /* A driver that could not be created. */

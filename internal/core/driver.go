@@ -28,13 +28,14 @@ const (
 	CapSkipSuccess
 	CapSendZC
 	CapPollMultishot
+	CapRestricted
 )
 
 // CapNames names the bits of a driver's caps, lowest first.
 var CapNames = [...]string{
 	"SINGLE_ISSUER", "DEFER_TASKRUN", "COOP_TASKRUN", "TASKRUN_FLAG", "SUBMIT_ALL",
 	"REGISTERED_RING", "ACCEPT_MULTISHOT", "RECV_MULTISHOT", "BUFFER_RING",
-	"BUFFER_INCREMENTAL", "SKIP_SUCCESS", "SEND_ZC", "POLL_MULTISHOT",
+	"BUFFER_INCREMENTAL", "SKIP_SUCCESS", "SEND_ZC", "POLL_MULTISHOT", "RESTRICTED",
 }
 
 // KnownCaps returns the caps that a driver of that kind may have.
@@ -67,6 +68,8 @@ type Config struct {
 	BufferSizeBytes uint32
 	WholeCount      uint32
 	WholeSizeBytes  uint32
+	Restricted      uint32
+	_               uint32
 }
 
 // Attempt is vq_driver_attempt: a driver that could not be created.

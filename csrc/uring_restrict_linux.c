@@ -1,0 +1,52 @@
+/*
+ * uring_restrict_linux.c: which operations a restricted ring may do: those of op.h, and the
+ * registrations that the driver's own end needs.
+ */
+#define _GNU_SOURCE
+#include "uring_linux.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* liburing 2.3 declares the functions for these two and does not export them. */
+static int register_call(const struct io_uring *ring, unsigned int opcode, const void *arg,
+			 unsigned int count)
+{
+	long rc = syscall(__NR_io_uring_register, ring->ring_fd, opcode, arg, count);
+
+	return rc < 0 ? -errno : (int)rc;
+}
+
+int vq__uring_restrict(struct io_uring *ring)
+{
+	static const uint8_t ops[] = {
+		VQ_OP_NOP,    VQ_OP_POLL,    VQ_OP_SENDMSG,  VQ_OP_RECVMSG, VQ_OP_TIMEOUT,
+		VQ_OP_ACCEPT, VQ_OP_CONNECT, VQ_OP_CLOSE,    VQ_OP_SEND,    VQ_OP_TIMEOUT_UPDATE,
+		VQ_OP_RECV,   VQ_OP_CANCEL,  VQ_OP_SHUTDOWN, VQ_OP_SEND_ZC,
+	};
+	static const uint8_t registrations[] = {
+		IORING_UNREGISTER_PBUF_RING,
+		IORING_REGISTER_SYNC_CANCEL,
+		IORING_REGISTER_ENABLE_RINGS,
+		IORING_UNREGISTER_RING_FDS,
+	};
+	struct io_uring_restriction list[sizeof(ops) + sizeof(registrations) + 1];
+	unsigned int count = 0;
+
+	memset(list, 0, sizeof(list));
+	for (size_t i = 0; i < sizeof(ops); i++) {
+		list[count].opcode = IORING_RESTRICTION_SQE_OP;
+		list[count++].sqe_op = ops[i];
+	}
+	for (size_t i = 0; i < sizeof(registrations); i++) {
+		list[count].opcode = IORING_RESTRICTION_REGISTER_OP;
+		list[count++].register_op = registrations[i];
+	}
+	list[count].opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+	list[count++].sqe_flags =
+		VQ_SQE_LINK | VQ_SQE_MAY_BLOCK | VQ_SQE_BUFFER_SELECT | VQ_SQE_SKIP_SUCCESS;
+	int rc = register_call(ring, IORING_REGISTER_RESTRICTIONS, list, count);
+	return rc != 0 ? rc : register_call(ring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+}
