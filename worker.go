@@ -27,7 +27,10 @@ type worker struct {
 	rt     *Runtime
 	id     int
 	driver *core.Driver
-	g      uintptr // the worker's own goroutine
+	// skipSuccess is core.SQESkipSuccess where the driver has that; elsewhere completions that nobody
+	// needs are posted and dropped.
+	skipSuccess uint8
+	g           uintptr // the worker's own goroutine
 
 	// Any thread.
 	currentG atomic.Uintptr // the goroutine that runs on the worker now: its own, or a task's
@@ -117,6 +120,9 @@ func (w *worker) setUp() error {
 		return driverError(c, report, err)
 	}
 	w.driver = driver
+	if report.Caps&core.CapSkipSuccess != 0 {
+		w.skipSuccess = core.SQESkipSuccess
+	}
 	for _, a := range []**arena{&w.arena, &w.sentArena} {
 		if *a, err = newArena(c.ArenaSize); err != nil {
 			driver.Destroy()
