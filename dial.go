@@ -158,7 +158,7 @@ func (d *Dialer) connect(t *task, network string, addr netip.AddrPort, until tim
 	}
 	s.close(nil)
 	if err == nil {
-		return nil, fail("connect", core.Errno(-res))
+		return nil, fail(core.NameConnect, core.Errno(-res))
 	}
 	return nil, &net.OpError{Op: "dial", Net: network, Source: source, Addr: remote, Err: err}
 }

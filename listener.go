@@ -52,7 +52,8 @@ type ListenConfig struct {
 	KeepAlive time.Duration
 	// Backlog is the length of the kernel's accept queue; 0 is the longest the system allows.
 	Backlog int
-	// ReusePort sets SO_REUSEPORT, socket(7): several listeners share the port.
+	// ReusePort sets SO_REUSEPORT, socket(7): several listeners share the port. Windows has no such
+	// thing, and refuses.
 	ReusePort bool
 	// DualStack overrides whether a wildcard IPv6 listener takes IPv4 too: ipv6(7) IPV6_V6ONLY.
 	DualStack DualStack
@@ -81,7 +82,7 @@ type AcceptMode uint8
 // The values of ListenConfig.Accept.
 const (
 	// AcceptReusePort: each worker has a listening socket of its own, and the kernel spreads
-	// connections by their addresses' hash.
+	// connections by their addresses' hash. Where a port can't be shared this is AcceptSpread.
 	AcceptReusePort AcceptMode = iota
 	// AcceptSpread: one listening socket, and each connection goes to the worker with the fewest.
 	AcceptSpread
@@ -292,7 +293,7 @@ func (l *Listener) complete(_ opKind, res int32, flags uint32) {
 			l.w.timers.add(&l.retry, l.w.timers.after(l.backoff))
 		}
 	default:
-		l.err = l.opError(os.NewSyscallError("accept", core.Errno(-res).Sys()))
+		l.err = l.opError(os.NewSyscallError(core.NameAccept, core.Errno(-res).Sys()))
 		l.w.wake(l.acceptor)
 		if l.server != nil && !l.closed {
 			l.server.failed(l.err)

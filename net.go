@@ -52,10 +52,10 @@ type errCanceled struct{}
 func (errCanceled) Error() string        { return "operation was canceled" }
 func (errCanceled) Is(target error) bool { return target == context.Canceled }
 
-// sysErr returns the system's errno of a core error, or the error itself.
+// sysErr returns the system's error of a core error, or the error itself.
 func sysErr(err error) error {
 	var errno core.Errno
-	if errors.As(err, &errno) && errno.Sys() != 0 {
+	if errors.As(err, &errno) {
 		return errno.Sys()
 	}
 	return err

@@ -51,7 +51,8 @@ func noDriverError() error {
 		Step:  "build",
 		Err:   core.ErrNoDriver,
 		Cause: fmt.Sprintf("this program was built for %s/%s without the C core", runtime.GOOS, runtime.GOARCH),
-		Cure:  "build on Linux with CGO_ENABLED=1, a C compiler and liburing 2.3 or later",
+		Cure: "build with CGO_ENABLED=1 and a C compiler, on Linux with liburing 2.3 or later, " +
+			"for Windows with mingw-w64",
 	}
 }
 
@@ -59,7 +60,12 @@ func noDriverError() error {
 func driverError(c *Config, r core.Report, err error) error {
 	failed := r.Failed()
 	if len(failed) == 0 {
-		return &DriverError{Step: stepNames[r.FailedStep], Err: sysErr(err)}
+		e := &DriverError{Step: stepNames[r.FailedStep], Err: sysErr(err)}
+		if c.Driver != DriverAuto {
+			e.Driver = c.Driver.String()
+			e.Cause, e.Cure = "there is no such driver on "+runtime.GOOS, "use DriverAuto"
+		}
+		return e
 	}
 	if len(failed) == 1 {
 		return attemptError(c, &failed[0])
@@ -82,6 +88,8 @@ func attemptError(c *Config, a *core.Attempt) *DriverError {
 		e.Cause, e.Cure = explainURing(c, a)
 	case core.DriverEpoll:
 		e.Cause, e.Cure = explainEpoll(c, a)
+	case core.DriverIOCP:
+		e.Cause, e.Cure = explainIOCP(a)
 	}
 	return e
 }
@@ -159,6 +167,17 @@ func limit(name string) string {
 		}
 	}
 	return ""
+}
+
+func explainIOCP(a *core.Attempt) (cause, cure string) {
+	switch -a.Error {
+	case core.ErrnoNOMEM:
+		return "the rings, records and buffers don't fit the memory that Windows commits to",
+			"free memory or enlarge the paging file, or make Config.BufferCount smaller"
+	case core.ErrnoMFILE, core.ErrnoNOBUFS:
+		return "Windows gives no socket or completion port", "close some, or use fewer workers"
+	}
+	return "", ""
 }
 
 func firstLine(path string) string {

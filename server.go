@@ -96,6 +96,9 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 	s.listeners = make([]*Listener, len(s.rt.workers))
 	s.open = make([]padded, len(s.rt.workers))
 	s.done = make(chan struct{})
+	if !core.ReusePort {
+		s.mode = AcceptSpread
+	}
 	listeners := 1
 	if s.mode == AcceptReusePort {
 		listeners = len(s.rt.workers)

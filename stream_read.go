@@ -86,7 +86,7 @@ func (s *Stream) onRecvError(errno int32) {
 			s.w.buffers.starved = append(s.w.buffers.starved, s)
 		}
 	default:
-		s.endRecv(s.sysError("read", "read", -errno))
+		s.endRecv(s.sysError("read", core.NameRead, -errno))
 	}
 }
 

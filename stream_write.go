@@ -8,7 +8,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"syscall"
 	"unsafe"
 
 	"github.com/veloq/veloq/internal/core"
@@ -228,7 +227,7 @@ func (s *Stream) checkWrite() error {
 	case s.send.failed != nil:
 		return s.send.failed
 	case s.shutWanted:
-		return s.opError("write", os.NewSyscallError("write", syscall.EPIPE))
+		return s.opError("write", os.NewSyscallError(core.NameWrite, core.Errno(core.ErrnoPIPE).Sys()))
 	case s.deadline != nil && s.deadline.write.passed:
 		return s.opError("write", os.ErrDeadlineExceeded)
 	}
@@ -593,7 +592,7 @@ func (s *Stream) failedSend(res int32) bool {
 	if res >= 0 || res == -core.ErrnoCANCELED || res == -core.ErrnoAGAIN || res == -core.ErrnoINTR {
 		return false
 	}
-	s.send.failed = s.sysError("write", "write", res)
+	s.send.failed = s.sysError("write", core.NameWrite, res)
 	s.send.inlineLen = 0
 	s.dropOut()
 	s.wakeAll()

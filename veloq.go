@@ -29,6 +29,7 @@ const (
 	DriverAuto  Driver = iota // the best that starts here
 	DriverURing               // Linux io_uring
 	DriverEpoll               // Linux epoll, where io_uring is refused
+	DriverIOCP                // a Windows completion port
 )
 
 // String returns the driver's name.
@@ -40,13 +41,15 @@ func (d Driver) String() string {
 		return "uring"
 	case DriverEpoll:
 		return "epoll"
+	case DriverIOCP:
+		return "iocp"
 	}
 	return fmt.Sprintf("Driver(%d)", uint8(d))
 }
 
-// ParseDriver returns the driver of that name: "auto", "uring", "epoll".
+// ParseDriver returns the driver of that name: "auto", "uring", "epoll", "iocp".
 func ParseDriver(name string) (Driver, error) {
-	for _, d := range []Driver{DriverAuto, DriverURing, DriverEpoll} {
+	for _, d := range []Driver{DriverAuto, DriverURing, DriverEpoll, DriverIOCP} {
 		if d.String() == name {
 			return d, nil
 		}
@@ -59,8 +62,8 @@ type Config struct {
 	// Workers is how many; the default is half of GOMAXPROCS, at least 1: fewer workers make larger
 	// batches, and the other half is left for goroutines and the collector.
 	Workers int
-	// Driver is DriverAuto by default. The environment's VELOQ_DRIVER, "auto", "uring" or "epoll", then
-	// decides; it does not override a driver that is named here.
+	// Driver is DriverAuto by default. The environment's VELOQ_DRIVER, "auto", "uring", "epoll" or
+	// "iocp", then decides; it does not override a driver that is named here.
 	Driver Driver
 	// PinCPU ties worker i to CPU i.
 	PinCPU bool
@@ -134,7 +137,7 @@ func (c *Config) check() error {
 	switch {
 	case c.Workers < 1 || c.Workers > workersMax:
 		return configError("Workers must be 1 to %d, is %d", workersMax, c.Workers)
-	case c.Driver > DriverEpoll:
+	case c.Driver > DriverIOCP:
 		return configError("no driver %d", c.Driver)
 	case c.Spin < 0 || c.Spin > time.Second:
 		return configError("Spin must be 0 to 1s, is %v", c.Spin)
@@ -164,7 +167,7 @@ func (c *Config) fromEnvironment() error {
 	if name := os.Getenv("VELOQ_DRIVER"); name != "" {
 		d, err := ParseDriver(name)
 		if err != nil {
-			return fmt.Errorf("%w in VELOQ_DRIVER: auto, uring or epoll", err)
+			return fmt.Errorf("%w in VELOQ_DRIVER: auto, uring, epoll or iocp", err)
 		}
 		if c.Driver == DriverAuto {
 			c.Driver = d

@@ -195,7 +195,7 @@ stage_lint() {
 	done
 }
 
-# stage windows: cross builds: C with mingw-w64, Go without cgo for Windows, macOS and FreeBSD
+# stage windows: C and Go suites under Wine; builds for systems without a C core
 stage_windows() {
 	local os
 	check 'C for windows' cmake_preset windows
@@ -204,6 +204,20 @@ stage_windows() {
 		check "go vet for $os" env GOOS=$os CGO_ENABLED=0 go vet ./...
 	done
 	check 'go build for linux without cgo' env CGO_ENABLED=0 go build -o /dev/null ./...
+	"$root/build/wine" bash "$root/build/stages.sh" wine "$work"
+}
+
+# What runs inside build/wine.
+stage_wine() {
+	local status=0
+	local windows=(env GOOS=windows CGO_ENABLED=1 CC=x86_64-w64-mingw32-gcc)
+	local test=(go test -json -count=1 -short -timeout 10m -exec wine)
+	c_test windows || status=$?
+	check 'go vet for windows with the C core' "${windows[@]}" go vet ./...
+	"${windows[@]}" "${test[@]}" . ./internal/core ./internal/gid ./internal/wheel ./tests 2>&1 |
+		report || status=$?
+	"${windows[@]}" "${test[@]}" -race . ./internal/core ./tests 2>&1 | report || status=$?
+	return $status
 }
 
 "stage_$stage"

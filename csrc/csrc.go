@@ -5,6 +5,7 @@ package csrc
 /*
 #cgo CFLAGS: -std=gnu11 -O2 -Wall -Wextra -I${SRCDIR}/../include
 #cgo linux pkg-config: liburing
+#cgo windows LDFLAGS: -lws2_32 -lmswsock -lsynchronization
 */
 import "C"
 

@@ -192,8 +192,7 @@ func dialSmall(t *testing.T, addr net.Addr) *net.TCPConn {
 	d := net.Dialer{Timeout: patience, Control: func(_, _ string, rc syscall.RawConn) error {
 		var err error
 		_ = rc.Control(func(fd uintptr) {
-			err = errors.Join(syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, smallBuffer),
-				syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, smallBuffer))
+			err = setBuffers(fd, smallBuffer)
 		})
 		return err
 	}}

@@ -193,14 +193,9 @@ func TestErrors_Dial(t *testing.T) {
 // fullListener has a kernel queue that takes nobody any more: dialing it hangs.
 func fullListener(t *testing.T) string {
 	t.Helper()
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	addr, closeIt, err := shortListener()
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = syscall.Close(fd) })
-	require.NoError(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
-	require.NoError(t, syscall.Listen(fd, 0))
-	sa, err := syscall.Getsockname(fd)
-	require.NoError(t, err)
-	addr := (&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: sa.(*syscall.SockaddrInet4).Port}).String()
+	t.Cleanup(closeIt)
 	for {
 		c, err := net.DialTimeout("tcp", addr, 200*time.Millisecond)
 		if err != nil {
@@ -557,6 +552,7 @@ func TestErrors_StreamStates(t *testing.T) {
 		})
 	})
 	t.Run("reset", func(t *testing.T) {
+		lost := false
 		peerOf(t, func(c *veloq.Context, s *veloq.Stream, peer net.Conn) error {
 			_, _ = peer.Write([]byte("last words"))
 			_ = peer.(*net.TCPConn).SetLinger(0)
@@ -565,11 +561,15 @@ func TestErrors_StreamStates(t *testing.T) {
 			for err == nil {
 				_, err = s.Read(buf)
 			}
+			if resetReadsAsEnd() && errors.Is(err, io.EOF) {
+				lost = true
+				return nil
+			}
 			require.ErrorIs(t, err, syscall.ECONNRESET)
 			f := fieldsOf(t, err)
 			assert.Equal(t, opFields{
 				"read", "tcp", s.LocalAddr().String(), peer.LocalAddr().String(),
-				"read: connection reset by peer",
+				os.NewSyscallError(readCall, errReset).Error(),
 			}, f)
 			_, err = s.Read(buf)
 			require.ErrorIs(t, err, syscall.ECONNRESET)
@@ -578,9 +578,12 @@ func TestErrors_StreamStates(t *testing.T) {
 				require.NoError(t, c.Sleep(time.Millisecond))
 				_, err = s.Write(buf)
 			}
-			require.ErrorIs(t, err, syscall.EPIPE)
+			require.ErrorIs(t, err, errAfterReset)
 			return nil
 		})
+		if lost {
+			t.Skip("this system tells readers of a reset that the stream ended")
+		}
 	})
 	t.Run("deadlines", func(t *testing.T) {
 		peerOf(t, func(_ *veloq.Context, s *veloq.Stream, peer net.Conn) error {

@@ -12,8 +12,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -174,8 +172,7 @@ func onWorker(t *testing.T, rt *veloq.Runtime, worker int, fn func(c *veloq.Cont
 type usage struct{ fds, goroutines int }
 
 func currentUsage() usage {
-	entries, _ := os.ReadDir("/proc/self/fd")
-	return usage{fds: len(entries), goroutines: runtime.NumGoroutine()}
+	return usage{fds: openDescriptors(), goroutines: runtime.NumGoroutine()}
 }
 
 // noLeak fails the test if, at its end, more descriptors or goroutines are left than there were. It
@@ -389,17 +386,6 @@ func (p *pattern) check(got []byte) error {
 		got = got[n:]
 	}
 	return nil
-}
-
-// rssBytes is the resident size of this process.
-func rssBytes() int {
-	b, err := os.ReadFile("/proc/self/statm")
-	if err != nil {
-		return 0
-	}
-	fields := strings.Fields(string(b))
-	pages, _ := strconv.Atoi(fields[1])
-	return pages * os.Getpagesize()
 }
 
 // settleMemory gives back what is garbage, so that the resident size says something.

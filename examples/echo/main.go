@@ -30,7 +30,7 @@ func run() error {
 	addr := flag.String("addr", "127.0.0.1:9000", "`address` to listen on")
 	door := flag.String("door", "task", "task or handler")
 	workers := flag.Int("workers", 0, "workers; 0 is veloq's default")
-	driver := flag.String("driver", "auto", "auto, uring or epoll")
+	driver := flag.String("driver", "auto", "auto, uring, epoll or iocp")
 	spin := flag.Duration("spin", 0, "how long an idle worker looks for work before it sleeps")
 	pin := flag.Bool("pin", false, "tie worker i to CPU i")
 	report := flag.Bool("report", false, "print on stderr what the driver got, and at the end what it did")

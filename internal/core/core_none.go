@@ -1,16 +1,24 @@
-//go:build !(cgo && linux)
+//go:build !(cgo && (linux || windows))
 
 package core
 
-import (
-	"syscall"
-	"unsafe"
-)
+import "unsafe"
 
 // Available reports whether this build has a C core.
 const Available = false
 
-func sysErrno(Errno) syscall.Errno { return 0 }
+// ReusePort is for those who have sockets.
+const ReusePort = false
+
+// Names for errors that don't occur.
+const (
+	NameRead    = "read"
+	NameWrite   = "write"
+	NameAccept  = "accept"
+	NameConnect = "connect"
+)
+
+func sysError(Errno) error { return nil }
 
 func driverEnter(unsafe.Pointer, uint32, uint32) int32 { return -int32(ErrNoDriver) }
 

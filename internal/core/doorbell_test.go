@@ -1,14 +1,12 @@
-//go:build cgo && linux
+//go:build cgo && (linux || windows)
 
 package core
 
 import (
-	"os"
 	"runtime"
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 	"unsafe"
 
 	"github.com/veloq/veloq/internal/racemark"
@@ -151,12 +149,7 @@ func TestDoorbell_NoLostWake(t *testing.T) {
 
 func noLostWake(t *testing.T, x bells, cycles uint64) {
 	d, there, back := newDoorbell(t), newEdge(t, 4, 0), newEdge(t, 4, 0)
-	fd, err := syscall.Dup(int(d.handle))
-	if err != nil {
-		t.Fatal(err)
-	}
-	handle := os.NewFile(uintptr(fd), "doorbell")
-	defer handle.Close()
+	wait := waiter(t, d)
 
 	done := make(chan struct{})
 	go func() {
@@ -178,7 +171,6 @@ func noLostWake(t *testing.T, x bells, cycles uint64) {
 	}()
 
 	waits := 0
-	buf := make([]byte, 8)
 	for seq := uint64(0); seq < cycles; {
 		if n := popSeq(t, x.pop, there, seq, 1); n == 1 {
 			seq++
@@ -189,10 +181,7 @@ func noLostWake(t *testing.T, x bells, cycles uint64) {
 		x.prepare(d)
 		if there.Len() == 0 {
 			waits++
-			if err := handle.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := handle.Read(buf); err != nil {
+			if err := wait(); err != nil {
 				t.Fatalf("lost wake at message %d, %d waiting: %v", seq, there.Len(), err)
 			}
 		}

@@ -44,6 +44,10 @@ func KnownCaps(kind uint32) uint32 {
 		return CapAcceptMultishot | CapRecvMultishot | CapBufferRing | CapBufferIncremental |
 			CapSkipSuccess | CapPollMultishot
 	}
+	if kind == DriverIOCP {
+		return CapSingleIssuer | CapAcceptMultishot | CapRecvMultishot | CapBufferRing |
+			CapBufferIncremental | CapSkipSuccess
+	}
 	return 1<<len(CapNames) - 1
 }
 
@@ -161,7 +165,7 @@ func (d *Driver) Pending() bool {
 
 // Polled reports whether the driver learns of completions in an Enter only, so that Pending does not
 // tell.
-func (d *Driver) Polled() bool { return d.Report.Kind == DriverEpoll }
+func (d *Driver) Polled() bool { return d.Report.Kind != DriverURing }
 
 // Overflowed reports whether completions wait for room in the ring. No crossing.
 func (d *Driver) Overflowed() bool { return atomic.LoadUint32(d.sqFlags)&sqCQOverflow != 0 }

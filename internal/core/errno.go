@@ -1,9 +1,6 @@
 package core
 
-import (
-	"strconv"
-	"syscall"
-)
+import "strconv"
 
 // Errno is a portable error number (include/veloq/base.h). Sys gives the system's own.
 type Errno int32
@@ -13,22 +10,23 @@ func (e Errno) Error() string {
 	if e == ErrNoDriver {
 		return "no driver for this system"
 	}
-	if sys := e.Sys(); sys != 0 {
+	if sys := sysError(e); sys != nil {
 		return sys.Error()
 	}
 	return "errno " + strconv.Itoa(int(e))
 }
 
 // Unwrap makes errors.Is work with the errno names of package syscall.
-func (e Errno) Unwrap() error {
-	if sys := e.Sys(); sys != 0 {
+func (e Errno) Unwrap() error { return sysError(e) }
+
+// Sys returns the system's own error, e itself where there is none: a syscall.Errno, or on Windows
+// one that wraps it.
+func (e Errno) Sys() error {
+	if sys := sysError(e); sys != nil {
 		return sys
 	}
-	return nil
+	return e
 }
-
-// Sys returns the system's own number.
-func (e Errno) Sys() syscall.Errno { return sysErrno(e) }
 
 // ErrNoDriver is what every call answers where the module was built without the C core.
 const ErrNoDriver Errno = 1 << 20

@@ -57,6 +57,7 @@ const (
 	ErrnoNOMEM       = 12
 	ErrnoNFILE       = 23
 	ErrnoMFILE       = 24
+	ErrnoPIPE        = 32
 	ErrnoTIME        = 62
 	ErrnoCONNABORTED = 103
 	ErrnoNOBUFS      = 105

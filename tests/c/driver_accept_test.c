@@ -258,7 +258,11 @@ static void test_connect_cancel(void)
 		fx_wait(&f, cancel);
 		int32_t res = f.ops[ops[i]].res;
 		CHECK(res == 0 || res == -VQ_ECANCELED);
-		CHECK_EQ(f.ops[cancel].res, res == 0 ? -VQ_ENOENT : 0);
+		/* Over, or so nearly that the cancel was too late. */
+		if (res == 0)
+			CHECK(f.ops[cancel].res == -VQ_ENOENT || f.ops[cancel].res == -VQ_EALREADY);
+		else
+			CHECK_EQ(f.ops[cancel].res, 0);
 		canceled += res != 0;
 	}
 	CHECK(canceled > 0);

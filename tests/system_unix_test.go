@@ -1,0 +1,93 @@
+//go:build unix
+
+package tests
+
+// What the tests ask of the system, where it is a Unix.
+
+import (
+	"errors"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// What a read and then a write on a connection say that the peer has reset.
+const (
+	readCall      = "read"
+	errReset      = syscall.ECONNRESET
+	errAfterReset = syscall.EPIPE
+)
+
+// resetReadsAsEnd: see where it may be true.
+func resetReadsAsEnd() bool { return false }
+
+// hasDescriptorLimit: a process can lower how many descriptors it may have.
+const hasDescriptorLimit = true
+
+func setBuffers(fd uintptr, bytes int) error {
+	return errors.Join(syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, bytes),
+		syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, bytes))
+}
+
+// shortListener listens with the shortest queue there is.
+func shortListener() (addr string, closeIt func(), err error) {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		return "", nil, err
+	}
+	closeIt = func() { _ = syscall.Close(fd) }
+	syscall.CloseOnExec(fd)
+	sa, err := listenShort(fd)
+	if err != nil {
+		closeIt()
+		return "", nil, err
+	}
+	port := sa.(*syscall.SockaddrInet4).Port
+	return (&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}).String(), closeIt, nil
+}
+
+func listenShort(fd int) (syscall.Sockaddr, error) {
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		return nil, err
+	}
+	if err := syscall.Listen(fd, 0); err != nil {
+		return nil, err
+	}
+	return syscall.Getsockname(fd)
+}
+
+func openDescriptors() int {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	return len(entries)
+}
+
+func limitDescriptors(n int) error {
+	var limit syscall.Rlimit
+	setLimit(&limit.Cur, n)
+	setLimit(&limit.Max, n)
+	return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+}
+
+// setLimit is for fields whose type is not the same everywhere.
+func setLimit[T int64 | uint64](field *T, n int) { *field = T(n) }
+
+func descriptorsMax() int {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 1024
+	}
+	return int(min(limit.Cur, 1<<20))
+}
+
+// rssBytes is the resident size of this process.
+func rssBytes() int {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(b))
+	pages, _ := strconv.Atoi(fields[1])
+	return pages * os.Getpagesize()
+}
