@@ -112,7 +112,8 @@ func (c *Context) closeDone() {
 	}
 }
 
-// Yield lets the worker's other tasks and completions have their turn. It returns the Context's Err.
+// Yield lets the worker's other tasks have their turn, and its completions after at most 4096 resumes.
+// It returns the Context's Err.
 // Worker only.
 func (c *Context) Yield() error {
 	t, err := c.task()

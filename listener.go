@@ -400,7 +400,7 @@ func (l *Listener) release() {
 	l.released = true
 	sqe := l.w.stage(core.OpClose, opClose, l.slot)
 	sqe.FD = l.fd
-	sqe.Flags = core.SQESkipSuccess
+	sqe.Flags = l.w.skipSuccess
 	l.w.slots.remove(l.slot)
 	if l.server != nil {
 		l.server.listenerEnded()

@@ -112,7 +112,7 @@ func (w *worker) stageCancel(kind opKind, slot uint64) {
 	sqe := w.stage(core.OpCancel, opCancel, 0)
 	sqe.FD = -1
 	sqe.Addr = kind.token(slot)
-	sqe.Flags = core.SQESkipSuccess
+	sqe.Flags = w.skipSuccess
 }
 
 // enter is the crossing: submits what is staged, waits if asked to, and collects what completed.

@@ -119,7 +119,7 @@ func explainURing(c *Config, a *core.Attempt) (cause, cure string) {
 		}
 		return "kernel " + kernelRelease() + " has no io_uring", "use Linux 6.0 or later"
 	case syscall.ENOMEM:
-		return "the rings and buffers don't fit the memory that may be locked (RLIMIT_MEMLOCK is " + limit("Max locked memory") + ")",
+		return "the rings and buffers don't fit the memory that may be locked (RLIMIT_MEMLOCK" + limit("Max locked memory") + ")",
 			"raise RLIMIT_MEMLOCK (ulimit -l), or make Config.SubmissionEntries, CompletionEntries and BufferCount smaller"
 	case syscall.EMFILE, syscall.ENFILE:
 		return noDescriptors(c, 2)
@@ -135,7 +135,7 @@ func explainEpoll(c *Config, a *core.Attempt) (cause, cure string) {
 		return "a seccomp filter or security module refuses it",
 			"allow epoll_create1, epoll_ctl, epoll_wait, timerfd_create, timerfd_settime and eventfd2 in the profile"
 	case syscall.ENOMEM:
-		return "the rings, buffers and tables don't fit the memory that this process may have (RLIMIT_AS is " +
+		return "the rings, buffers and tables don't fit the memory that this process may have (RLIMIT_AS" +
 				limit("Max address space") + ")",
 			"raise RLIMIT_AS (ulimit -v) or the container's memory, or make Config.BufferCount smaller"
 	case syscall.EMFILE, syscall.ENFILE:
@@ -145,7 +145,7 @@ func explainEpoll(c *Config, a *core.Attempt) (cause, cure string) {
 }
 
 func noDescriptors(c *Config, each int) (cause, cure string) {
-	return fmt.Sprintf("no file descriptor is free for %d workers with %d each (RLIMIT_NOFILE is %s)",
+	return fmt.Sprintf("no file descriptor is free for %d workers with %d each (RLIMIT_NOFILE%s)",
 		c.Workers, each, limit("Max open files")), "raise RLIMIT_NOFILE (ulimit -n)"
 }
 
@@ -155,17 +155,18 @@ func seccompFiltered() bool {
 	return strings.Contains(string(status), "\nSeccomp:\t2")
 }
 
-// limit returns a soft limit of this process by its name in proc_pid_limits(5).
+// limit returns " is N" for a soft limit of this process by its name in proc_pid_limits(5), nothing
+// where it can't be read.
 func limit(name string) string {
 	limits, _ := os.ReadFile("/proc/self/limits")
 	for line := range strings.Lines(string(limits)) {
 		if rest, ok := strings.CutPrefix(line, name); ok {
 			if fields := strings.Fields(rest); len(fields) > 0 {
-				return fields[0]
+				return " is " + fields[0]
 			}
 		}
 	}
-	return "unknown"
+	return ""
 }
 
 func explainIOCP(a *core.Attempt) (cause, cure string) {

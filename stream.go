@@ -203,7 +203,7 @@ func (s *Stream) release() {
 	if s.fd >= 0 {
 		sqe := w.stage(core.OpClose, opClose, s.slot)
 		sqe.FD = s.fd
-		sqe.Flags = core.SQESkipSuccess
+		sqe.Flags = w.skipSuccess
 		if s.lingers {
 			sqe.Flags |= core.SQEMayBlock
 		}

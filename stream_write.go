@@ -482,7 +482,7 @@ func (s *Stream) quiet(sqe *core.SQE) {
 	w := s.w
 	sqe.OpFlags = core.MsgDontWait | core.MsgWaitAll | core.MsgNoSignal
 	if !s.wantRoom && s.send.writer == nil && !s.closed && !s.shutWanted && len(w.buffers.starved) == 0 {
-		sqe.Flags = core.SQESkipSuccess
+		sqe.Flags = w.skipSuccess
 	}
 	w.quiet = append(w.quiet, s)
 	w.stats.quietSends++

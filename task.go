@@ -107,8 +107,6 @@ type coroutine struct {
 	yield func(struct{}) bool
 	next  func() (struct{}, bool)
 	stop  func()
-	// unwinding: a task called Goexit. To stop the coroutine would pass that on to the worker.
-	unwinding bool
 }
 
 func newCoroutine(w *worker) *coroutine {
@@ -121,18 +119,17 @@ func newCoroutine(w *worker) *coroutine {
 	return co
 }
 
-// serve runs tasks until the coroutine is stopped. A task that calls runtime.Goexit unwinds it; the
-// deferred half then goes on serving from inside the unwinding, which can't be stopped but need not
-// end: so neither the worker nor the coroutine is lost.
+// unwound is what a coroutine panics with that a task's runtime.Goexit ends.
+type unwound struct{}
+
+// serve runs tasks until the coroutine is stopped. A Goexit can't be held up once it unwinds, and
+// iter.Pull would pass it on to the worker. A panic takes its place: that is passed on too, and can be
+// recovered there (switchTo). The coroutine is gone then, and only that.
 func (co *coroutine) serve() {
 	stopped := false
 	defer func() {
-		if stopped {
-			return
-		}
-		co.unwinding = true
-		if co.yield(struct{}{}) {
-			co.serve()
+		if !stopped {
+			panic(unwound{})
 		}
 	}()
 	for {
@@ -175,14 +172,30 @@ func (w *worker) resume(t *task) {
 	if co.g != 0 {
 		w.currentG.Store(co.g)
 	}
-	co.next()
+	alive := survives(func() { co.next() })
 	w.currentG.Store(w.g)
 	w.running = nil
 	if t.ended {
 		t.co, co.t = nil, nil
-		w.giveCoroutine(co)
+		if alive {
+			w.giveCoroutine(co)
+		}
 		w.endTask(t)
 	}
+}
+
+// survives switches to a coroutine and reports whether it still lives afterwards.
+func survives(change func()) (alive bool) {
+	defer func() {
+		if alive {
+			return
+		}
+		if value := recover(); value != (unwound{}) {
+			panic(value)
+		}
+	}()
+	change()
+	return true
 }
 
 // coroutinesIdleMax bounds the coroutines that a worker keeps for its next tasks.
@@ -199,7 +212,7 @@ func (w *worker) takeCoroutine() *coroutine {
 }
 
 func (w *worker) giveCoroutine(co *coroutine) {
-	if len(w.idle) < coroutinesIdleMax || co.unwinding {
+	if len(w.idle) < coroutinesIdleMax {
 		w.idle = append(w.idle, co)
 		return
 	}

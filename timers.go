@@ -75,7 +75,7 @@ func (ts *timers) arm() {
 		sqe.Addr = opTimer.token(0)
 		sqe.Off = spec
 		sqe.OpFlags = core.TimeoutUpdate
-		sqe.Flags = core.SQESkipSuccess
+		sqe.Flags = ts.w.skipSuccess
 	}
 	ts.armed = when
 }

@@ -27,7 +27,10 @@ type worker struct {
 	rt     *Runtime
 	id     int
 	driver *core.Driver
-	g      uintptr // the worker's own goroutine
+	// skipSuccess is core.SQESkipSuccess where the driver has that; elsewhere completions that nobody
+	// needs are posted and dropped.
+	skipSuccess uint8
+	g           uintptr // the worker's own goroutine
 
 	// Any thread.
 	currentG atomic.Uintptr // the goroutine that runs on the worker now: its own, or a task's
@@ -87,13 +90,19 @@ func (w *worker) main(started chan<- error) {
 		return
 	}
 	started <- nil
-	// A coroutine that a task ended by Goexit passes the Goexit on when it is stopped: so the end
-	// is deferred, and reached either way.
-	defer w.tearDown()
+	ended := false
+	defer func() {
+		if !ended {
+			// The runtime can't go on without its worker. A panic says so by itself; a Goexit would not.
+			panic("veloq: worker ended by the panic above, or by runtime.Goexit in a handler")
+		}
+	}()
 	for !w.finished() {
 		w.turn()
 	}
 	w.stopCoroutines()
+	w.tearDown()
+	ended = true
 }
 
 func (w *worker) setUp() error {
@@ -111,6 +120,9 @@ func (w *worker) setUp() error {
 		return driverError(c, report, err)
 	}
 	w.driver = driver
+	if report.Caps&core.CapSkipSuccess != 0 {
+		w.skipSuccess = core.SQESkipSuccess
+	}
 	for _, a := range []**arena{&w.arena, &w.sentArena} {
 		if *a, err = newArena(c.ArenaSize); err != nil {
 			driver.Destroy()
@@ -302,31 +314,17 @@ func (w *worker) stopCoroutines() {
 	w.stopIdle()
 }
 
+// stopIdle stops the coroutines that wait for tasks, and those whose tasks would not end.
 func (w *worker) stopIdle() {
-	for len(w.idle) > 0 {
-		w.stopOne()
-	}
-}
-
-// stopOne stops the last of the idle. If that ends in a Goexit, which can't be held up, the deferred
-// half stops the rest.
-func (w *worker) stopOne() {
-	n := len(w.idle)
-	co := w.idle[n-1]
-	w.idle = w.idle[:n-1]
-	returned := false
-	defer func() {
+	for _, co := range w.idle {
+		w.currentG.Store(co.g)
+		survives(co.stop)
 		w.currentG.Store(w.g)
 		if co.t != nil {
 			w.endStopped(co.t)
 		}
-		if !returned {
-			w.stopIdle()
-		}
-	}()
-	w.currentG.Store(co.g)
-	co.stop()
-	returned = true
+	}
+	w.idle = nil
 }
 
 func (w *worker) endStopped(t *task) {

@@ -29,7 +29,8 @@ func childPanicHandler() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
 	}
-	srv, err := (&veloq.ListenConfig{}).StartHandler(context.Background(), rt, "tcp", "127.0.0.1:0", panickingHandler{})
+	lc := veloq.ListenConfig{}
+	srv, err := lc.StartHandler(context.Background(), rt, "tcp", "127.0.0.1:0", panickingHandler{})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)

@@ -171,7 +171,10 @@ func TestErrors_Dial(t *testing.T) {
 		})
 		require.ErrorIs(t, got, syscall.EADDRINUSE)
 		assert.Equal(t, fieldsOf(t, want), fieldsOf(t, got))
-		for _, ip := range []net.IP{net.IPv6loopback, net.IPv6unspecified, nil, net.IPv4zero, net.IPv4(127, 0, 0, 1)} {
+		ips := []net.IP{
+			net.IPv6loopback, net.IPv6unspecified, nil, net.IPv4zero, net.IPv4(127, 0, 0, 1),
+		}
+		for _, ip := range ips {
 			from := &net.TCPAddr{IP: ip}
 			for _, to := range []string{refusing, strings.Replace(refusing, "127.0.0.1", "[::1]", 1)} {
 				_, want := (&net.Dialer{LocalAddr: from}).Dial("tcp", to)
@@ -564,7 +567,10 @@ func TestErrors_StreamStates(t *testing.T) {
 			}
 			require.ErrorIs(t, err, syscall.ECONNRESET)
 			f := fieldsOf(t, err)
-			assert.Equal(t, opFields{"read", "tcp", s.LocalAddr().String(), peer.LocalAddr().String(), os.NewSyscallError(readCall, errReset).Error()}, f)
+			assert.Equal(t, opFields{
+				"read", "tcp", s.LocalAddr().String(), peer.LocalAddr().String(),
+				os.NewSyscallError(readCall, errReset).Error(),
+			}, f)
 			_, err = s.Read(buf)
 			require.ErrorIs(t, err, syscall.ECONNRESET)
 			err = nil
@@ -595,7 +601,8 @@ func TestErrors_StreamStates(t *testing.T) {
 			_, err := s.Write(buf)
 			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 			// One that is far away is not one that has passed.
-			for _, far := range []time.Time{{}, time.Date(3000, 1, 1, 0, 0, 0, 0, time.UTC), time.Now().Add(1<<63 - 1)} {
+			year3000 := time.Date(3000, 1, 1, 0, 0, 0, 0, time.UTC)
+			for _, far := range []time.Time{{}, year3000, time.Now().Add(1<<63 - 1)} {
 				require.NoError(t, s.SetDeadline(far))
 				_, err = s.Write(buf)
 				require.NoError(t, err)
@@ -659,18 +666,22 @@ func TestErrors_StreamStates(t *testing.T) {
 func TestErrors_Config(t *testing.T) {
 	noLeak(t)
 	for field, configs := range map[string][]veloq.Config{
-		"Workers":           {{Workers: -1}, {Workers: 1 << 20}},
-		"Spin":              {{Spin: -1}, {Spin: time.Hour}},
-		"ReadLimit":         {{ReadLimit: -1}},
-		"WriteHigh":         {{WriteHigh: -1}},
-		"InboxLimit":        {{InboxLimit: -1}},
-		"CloseTimeout":      {{CloseTimeout: -1}},
-		"SubmissionEntries": {{SubmissionEntries: 7}, {SubmissionEntries: 4}, {SubmissionEntries: 1 << 16}, {SubmissionEntries: -8}},
-		"CompletionEntries": {{CompletionEntries: 17}, {SubmissionEntries: 64, CompletionEntries: 32}, {CompletionEntries: 1 << 20}},
-		"BufferCount":       {{BufferCount: 3}, {BufferCount: 1}, {BufferCount: 1 << 15}, {BufferCount: -4}},
-		"BufferSize":        {{BufferSize: 100}, {BufferSize: 2 << 20}, {BufferSize: -1}},
-		"ArenaSize":         {{ArenaSize: 1000}, {ArenaSize: 2 << 30}},
-		"driver":            {{Driver: 99}},
+		"Workers":      {{Workers: -1}, {Workers: 1 << 20}},
+		"Spin":         {{Spin: -1}, {Spin: time.Hour}},
+		"ReadLimit":    {{ReadLimit: -1}},
+		"WriteHigh":    {{WriteHigh: -1}},
+		"InboxLimit":   {{InboxLimit: -1}},
+		"CloseTimeout": {{CloseTimeout: -1}},
+		"SubmissionEntries": {
+			{SubmissionEntries: 7}, {SubmissionEntries: 4}, {SubmissionEntries: 1 << 16}, {SubmissionEntries: -8},
+		},
+		"CompletionEntries": {
+			{CompletionEntries: 17}, {SubmissionEntries: 64, CompletionEntries: 32}, {CompletionEntries: 1 << 20},
+		},
+		"BufferCount": {{BufferCount: 3}, {BufferCount: 1}, {BufferCount: 1 << 15}, {BufferCount: -4}},
+		"BufferSize":  {{BufferSize: 100}, {BufferSize: 2 << 20}, {BufferSize: -1}},
+		"ArenaSize":   {{ArenaSize: 1000}, {ArenaSize: 2 << 30}},
+		"driver":      {{Driver: 99}},
 	} {
 		for _, config := range configs {
 			rt, err := veloq.New(config)

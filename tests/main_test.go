@@ -42,6 +42,7 @@ func registerChildren() {
 	children["serve"] = childServe
 	children["panic-task"] = childPanicTask
 	children["panic-handler"] = childPanicHandler
+	registerDriverChildren()
 }
 
 // A child is another process of this binary that answers lines with lines of JSON.

@@ -6,12 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"net"
 	"runtime"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -255,7 +257,7 @@ func TestTask_ContextForGoroutines(t *testing.T) {
 	require.Nil(t, c.Value("other"))
 	require.NoError(t, c.Err())
 	require.Same(t, rt, c.Runtime())
-	derived, cancel := context.WithTimeout(context.WithValue(c, "k", "v"), patience) //nolint:staticcheck // any key
+	derived, cancel := context.WithTimeout(context.WithValue(c, key{}, "derived"), patience)
 	defer cancel()
 	back, ok := veloq.FromContext(derived)
 	require.True(t, ok)
@@ -346,7 +348,9 @@ func TestTask_CloseEndsAll(t *testing.T) {
 			for _, h := range handles {
 				_, err, ok := h.TryResult()
 				require.True(t, ok)
-				if !errors.Is(err, veloq.ErrClosed) && !errors.Is(err, net.ErrClosed) {
+				// A reader may hear first of the other end, which another worker closed.
+				if !errors.Is(err, veloq.ErrClosed) && !errors.Is(err, net.ErrClosed) &&
+					!errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
 					t.Fatalf("at Close: %v", err)
 				}
 			}

@@ -1,0 +1,157 @@
+// Command veloq-doctor says which driver a runtime gets on this machine, and for what it does not
+// get the cause and the cure. It exits 0 if a runtime starts.
+//
+//	veloq-doctor
+//	veloq-doctor -driver uring
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+
+	"github.com/veloq/veloq"
+)
+
+func main() {
+	driver := flag.String("driver", "auto", "auto, uring or epoll")
+	workers := flag.Int("workers", 0, "workers; 0 is veloq's default")
+	flag.Parse()
+	d, err := veloq.ParseDriver(*driver)
+	if err != nil || flag.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "veloq-doctor:", err, flag.Args())
+		os.Exit(2)
+	}
+	printSystem()
+	rt, err := veloq.New(veloq.Config{Driver: d, Workers: *workers})
+	if err != nil {
+		fmt.Printf("\nno runtime starts here:\n%s\n", indent(err.Error()))
+		os.Exit(1)
+	}
+	printReport(rt.Report())
+	if err := rt.Close(); err != nil {
+		fmt.Println("close:", err)
+		os.Exit(1)
+	}
+}
+
+func indent(text string) string {
+	return "  " + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n  ")
+}
+
+// printSystem prints what decides: the kernel, its switch, limits, filters.
+func printSystem() {
+	fmt.Printf("system     %s/%s, %s, %d CPUs\n", runtime.GOOS, runtime.GOARCH, runtime.Version(), runtime.NumCPU())
+	for _, line := range [][2]string{
+		{"kernel", read("/proc/sys/kernel/osrelease")},
+		{"io_uring", disabled(read("/proc/sys/kernel/io_uring_disabled"))},
+		{"seccomp", seccomp(field("/proc/self/status", "Seccomp:"))},
+		{"nofile", limit("Max open files")},
+		{"memlock", limit("Max locked memory")},
+		{"VELOQ_DRIVER", os.Getenv("VELOQ_DRIVER")},
+		{"VELOQ_DENY", os.Getenv("VELOQ_DENY")},
+	} {
+		if line[1] != "" {
+			fmt.Printf("%-10s %s\n", line[0], line[1])
+		}
+	}
+}
+
+func printReport(r veloq.Report) {
+	fmt.Printf("\ndriver     %s, %d workers\n", r.Driver, r.Workers)
+	fmt.Printf("rings      %d submissions, %d completions\n", r.SubmissionEntries, r.CompletionEntries)
+	fmt.Printf("buffers    %d x %d bytes a worker, %s\n", r.Buffers, r.BufferSize, scheme(r.Caps))
+	fmt.Printf("uses       %s\n", strings.Join(r.Caps, " "))
+	for _, e := range r.Refused {
+		fmt.Printf("\nnot got    driver %s: %s: %v\n  cause    %s\n  cure     %s\n", e.Driver, e.Step, e.Err, e.Cause, e.Cure)
+	}
+	for _, name := range r.Missing {
+		cause, cure := explain(name, r.Caps)
+		fmt.Printf("\nnot got    %s\n  cause    %s\n  cure     %s\n", name, cause, cure)
+	}
+}
+
+func has(list []string, name string) bool {
+	for _, have := range list {
+		if have == name {
+			return true
+		}
+	}
+	return false
+}
+
+func scheme(caps []string) string {
+	if has(caps, "BUFFER_INCREMENTAL") {
+		return "each filled piece by piece"
+	}
+	return "each for one receive"
+}
+
+// since is the first Linux with a feature.
+var since = map[string]string{
+	"SINGLE_ISSUER": "6.0", "DEFER_TASKRUN": "6.1", "COOP_TASKRUN": "5.19", "TASKRUN_FLAG": "5.19",
+	"SUBMIT_ALL": "5.18", "REGISTERED_RING": "5.18", "ACCEPT_MULTISHOT": "5.19", "RECV_MULTISHOT": "6.0",
+	"BUFFER_RING": "5.19", "BUFFER_INCREMENTAL": "6.12", "SKIP_SUCCESS": "5.17", "SEND_ZC": "6.0",
+	"POLL_MULTISHOT": "5.13",
+}
+
+func explain(name string, caps []string) (cause, cure string) {
+	if has(strings.Split(os.Getenv("VELOQ_DENY"), ","), name) {
+		return "VELOQ_DENY forbids it", "unset VELOQ_DENY"
+	}
+	if name == "COOP_TASKRUN" && has(caps, "DEFER_TASKRUN") {
+		return "DEFER_TASKRUN is in use, which is better and excludes it", "none is needed"
+	}
+	return "this kernel does not have it", "use Linux " + since[name] + " or later"
+}
+
+func read(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// field returns the rest of the line of a file that begins with name.
+func field(path, name string) string {
+	for line := range strings.Lines(read(path)) {
+		if rest, ok := strings.CutPrefix(line, name); ok {
+			return strings.TrimSpace(rest)
+		}
+	}
+	return ""
+}
+
+func disabled(value string) string {
+	switch value {
+	case "0":
+		return "allowed for everybody (kernel.io_uring_disabled is 0)"
+	case "1":
+		return "for privileged processes and kernel.io_uring_group only (kernel.io_uring_disabled is 1)"
+	case "2":
+		return "disabled (kernel.io_uring_disabled is 2)"
+	}
+	return value
+}
+
+func seccomp(mode string) string {
+	switch mode {
+	case "0":
+		return "no filter"
+	case "2":
+		return "a filter is active"
+	}
+	return mode
+}
+
+// limit returns soft and hard limit of this process: proc_pid_limits(5).
+func limit(name string) string {
+	values := strings.Fields(field("/proc/self/limits", name))
+	if len(values) < 2 {
+		return ""
+	}
+	return values[0] + ", at most " + values[1]
+}
