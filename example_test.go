@@ -1,3 +1,5 @@
+//go:build cgo && (linux || windows)
+
 package veloq_test
 
 // What the package documentation and the README show. tests/docs_test.go holds the README's code

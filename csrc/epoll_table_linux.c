@@ -250,7 +250,8 @@ bool vq__epoll_succeeded(const vq__epoll_op *op, int32_t res)
 {
 	if (res < 0)
 		return false;
-	return op->opcode != VQ_OP_SEND || (uint32_t)res == op->len;
+	bool sends = op->opcode == VQ_OP_SEND || op->opcode == VQ_OP_SENDMSG;
+	return !sends || (uint32_t)res == op->len;
 }
 
 void vq__epoll_start_later(vq__epoll *e, uint32_t index, bool canceled)

@@ -227,7 +227,7 @@ static int probe_ops(vq__uring *u, const vq_driver_config *config, vq_driver_rep
 		{ VQ_CAP_ACCEPT_MULTISHOT, VQ_OP_ACCEPT },
 		{ VQ_CAP_POLL_MULTISHOT, VQ_OP_POLL },
 	};
-	/* Not posted again from here: the epoll driver does that at less than it would cost. */
+	/* Not posted again from here: where the kernel lacks these, the epoll driver serves. */
 	for (size_t i = 0; i < sizeof(repeating) / sizeof(repeating[0]) && rc == 0; i++) {
 		if ((report->caps & repeating[i].cap) == 0) {
 			report->failed_step = VQ_STEP_OPS;

@@ -89,6 +89,7 @@ uint32_t fx_send(fx *f, int fd, const void *data, uint32_t len_bytes, uint32_t m
 /* Posts nothing when all went well, where the driver has VQ_CAP_SKIP_SUCCESS. */
 uint32_t fx_send_skip(fx *f, int fd, const void *data, uint32_t len_bytes, uint32_t msg_flags);
 uint32_t fx_sendmsg(fx *f, int fd, const vq_msghdr *message, uint32_t msg_flags);
+uint32_t fx_sendmsg_skip(fx *f, int fd, const vq_msghdr *message, uint32_t msg_flags);
 uint32_t fx_cancel(fx *f, uint32_t target);
 uint32_t fx_timeout(fx *f, const vq_timespec *after);
 uint32_t fx_timeout_update(fx *f, uint32_t target, const vq_timespec *after);
@@ -114,7 +115,7 @@ void fx_wait(fx *f, uint32_t op);
 void fx_wait_count(fx *f, uint32_t op, uint32_t count);
 void fx_wait_bytes(fx *f, uint32_t op, size_t len_bytes);
 
-/* What a DONTWAIT send of fx_send_skip did: its completion, or all of it. */
+/* What a DONTWAIT send of fx_send_skip or fx_sendmsg_skip did: its completion, or all of it. */
 int32_t fx_sent(fx *f, uint32_t op, uint32_t len_bytes);
 
 /* Cancels, and waits for both answers. */

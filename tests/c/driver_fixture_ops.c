@@ -67,16 +67,25 @@ uint32_t fx_send(fx *f, int fd, const void *data, uint32_t len_bytes, uint32_t m
 	return op;
 }
 
-uint32_t fx_send_skip(fx *f, int fd, const void *data, uint32_t len_bytes, uint32_t msg_flags)
+/* No completion for a success of the op staged last. */
+static uint32_t skip_success(fx *f, uint32_t op)
 {
-	uint32_t op = fx_send(f, fd, data, len_bytes, msg_flags);
-
 	if (fx_has(f, VQ_CAP_SKIP_SUCCESS)) {
 		f->view.sqes[(f->sq_tail - 1) & (f->view.sq_entries - 1)].flags |=
 			VQ_SQE_SKIP_SUCCESS;
 		f->ops[op].skip = true;
 	}
 	return op;
+}
+
+uint32_t fx_send_skip(fx *f, int fd, const void *data, uint32_t len_bytes, uint32_t msg_flags)
+{
+	return skip_success(f, fx_send(f, fd, data, len_bytes, msg_flags));
+}
+
+uint32_t fx_sendmsg_skip(fx *f, int fd, const vq_msghdr *message, uint32_t msg_flags)
+{
+	return skip_success(f, fx_sendmsg(f, fd, message, msg_flags));
 }
 
 uint32_t fx_sendmsg(fx *f, int fd, const vq_msghdr *message, uint32_t msg_flags)
