@@ -104,6 +104,9 @@ func explain(name string, caps []string) (cause, cure string) {
 	if name == "COOP_TASKRUN" && has(caps, "DEFER_TASKRUN") {
 		return "DEFER_TASKRUN is in use, which is better and excludes it", "none is needed"
 	}
+	if name == "RESTRICTED" {
+		return "nobody asked for it", "none is needed: Config.Restrict asks"
+	}
 	return "this kernel does not have it", "use Linux " + since[name] + " or later"
 }
 
