@@ -1,7 +1,5 @@
 /* socket_linux.c: stream sockets, their addresses and options, on Linux. */
 #define _GNU_SOURCE
-#include "veloq/socket.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -12,12 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-typedef union socket_address {
-	struct sockaddr any;
-	struct sockaddr_in v4;
-	struct sockaddr_in6 v6;
-	struct sockaddr_storage room;
-} socket_address;
+#include "address.h"
 
 static int fail(int32_t *failed_call, int32_t call)
 {
@@ -27,45 +20,7 @@ static int fail(int32_t *failed_call, int32_t call)
 
 int vq_addr_encode(const vq_addr *addr, void *out)
 {
-	socket_address *to = out;
-
-	memset(out, 0, sizeof(socket_address));
-	switch (addr->family) {
-	case VQ_AF_INET:
-		to->v4.sin_family = AF_INET;
-		to->v4.sin_port = htons(addr->port);
-		memcpy(&to->v4.sin_addr, addr->ip, sizeof(to->v4.sin_addr));
-		return sizeof(to->v4);
-	case VQ_AF_INET6:
-		to->v6.sin6_family = AF_INET6;
-		to->v6.sin6_port = htons(addr->port);
-		to->v6.sin6_scope_id = addr->scope_id;
-		memcpy(&to->v6.sin6_addr, addr->ip, sizeof(to->v6.sin6_addr));
-		return sizeof(to->v6);
-	default:
-		return -VQ_EINVAL;
-	}
-}
-_Static_assert(sizeof(socket_address) <= VQ_ADDR_BYTES_MAX, "room for every address");
-
-static void addr_decode(const socket_address *from, vq_addr *addr)
-{
-	memset(addr, 0, sizeof(*addr));
-	switch (from->any.sa_family) {
-	case AF_INET:
-		addr->family = VQ_AF_INET;
-		addr->port = ntohs(from->v4.sin_port);
-		memcpy(addr->ip, &from->v4.sin_addr, sizeof(from->v4.sin_addr));
-		break;
-	case AF_INET6:
-		addr->family = VQ_AF_INET6;
-		addr->port = ntohs(from->v6.sin6_port);
-		addr->scope_id = from->v6.sin6_scope_id;
-		memcpy(addr->ip, &from->v6.sin6_addr, sizeof(from->v6.sin6_addr));
-		break;
-	default:
-		break;
-	}
+	return vq__address_encode(addr, out);
 }
 
 static int set_int(int fd, int level, int name, int value)
@@ -136,7 +91,7 @@ int vq_socket_stream(uint16_t family, const vq_socket_config *config, int32_t *f
 
 int vq_socket_bind(int fd, const vq_addr *addr)
 {
-	socket_address sa;
+	vq__address sa;
 	int len = vq_addr_encode(addr, &sa);
 
 	if (len < 0)
@@ -163,23 +118,23 @@ int vq_socket_listen(int fd, const vq_addr *addr, int32_t backlog, vq_addr *boun
 
 int vq_socket_local(int fd, vq_addr *addr)
 {
-	socket_address sa;
+	vq__address sa;
 	socklen_t len = sizeof(sa);
 
 	if (getsockname(fd, &sa.any, &len) != 0)
 		return -errno;
-	addr_decode(&sa, addr);
+	vq__address_decode(&sa, addr);
 	return 0;
 }
 
 int vq_socket_peer(int fd, vq_addr *addr)
 {
-	socket_address sa;
+	vq__address sa;
 	socklen_t len = sizeof(sa);
 
 	if (getpeername(fd, &sa.any, &len) != 0)
 		return -errno;
-	addr_decode(&sa, addr);
+	vq__address_decode(&sa, addr);
 	return 0;
 }
 
