@@ -30,6 +30,9 @@ func setBuffers(fd uintptr, bytes int) error {
 		syscall.SetsockoptInt(s, syscall.SOL_SOCKET, syscall.SO_SNDBUF, bytes))
 }
 
+// keepAliveTimes is not known: handles can't be listed.
+func keepAliveTimes(_, _ net.Addr) (idle, interval int, ok bool) { return 0, 0, false }
+
 // shortListener listens with the shortest queue there is.
 func shortListener() (addr string, closeIt func(), err error) {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
