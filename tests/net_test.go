@@ -3,7 +3,6 @@ package tests
 // Addresses, sockets' settings and errors beside package net's own, for the same input.
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -603,31 +602,4 @@ func TestNet_IPv6Echo(t *testing.T) {
 			})
 		}
 	}
-}
-
-// Goal: a server's tasks see the values of the context that it was started with, and FromContext
-// finds the task's own behind any that was derived from it.
-func TestNet_ContextOfAServer(t *testing.T) {
-	noLeak(t)
-	type key struct{}
-	rt := newRuntime(t, veloq.Config{Workers: 1})
-	type finding struct {
-		value       any
-		same, alien bool
-	}
-	found := make(chan finding, 1)
-	var lc veloq.ListenConfig
-	ctx := context.WithValue(t.Context(), key{}, "given")
-	srv, err := lc.Start(ctx, rt, "tcp", "127.0.0.1:0", func(c *veloq.Context, _ *veloq.Stream) error {
-		derived, cancel := context.WithCancel(context.WithValue(c, key{}, "covered"))
-		defer cancel()
-		own, ok := veloq.FromContext(derived)
-		_, alien := veloq.FromContext(context.Background())
-		found <- finding{c.Value(key{}), ok && own == c, alien}
-		return nil
-	})
-	require.NoError(t, err)
-	dial(t, srv.Addr())
-	require.Equal(t, finding{"given", true, false}, await(t, "task", found))
-	bounded(t, "Server.Close", srv.Close)
 }
