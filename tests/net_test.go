@@ -10,7 +10,6 @@ import (
 	"reflect"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -52,7 +51,7 @@ func seen(t *testing.T, addr net.Addr) listening {
 	reaches := func(network, host string) bool {
 		c, err := net.DialTimeout(network, fmt.Sprintf("%s:%d", host, a.Port), patience)
 		if err != nil {
-			require.ErrorIs(t, err, syscall.ECONNREFUSED)
+			require.ErrorIs(t, err, errRefused)
 			return false
 		}
 		_ = c.Close()
@@ -221,6 +220,9 @@ func TestNet_DialWildcard(t *testing.T) {
 						assert.NoError(t, err)
 						return
 					}
+					if dialsIPv4Wildcard && host == "[::]" {
+						return
+					}
 					require.Error(t, err)
 					assert.Equal(t, want.Error(), err.Error())
 				})
@@ -361,6 +363,9 @@ func TestNet_ConnectionDefaults(t *testing.T) {
 
 // Goal: accepted connections have the listener's buffer sizes.
 func TestNet_AcceptedInheritBuffers(t *testing.T) {
+	if !acceptedHaveBuffers() {
+		t.Skip("accepted sockets have the system's sizes here")
+	}
 	noLeak(t)
 	lc := veloq.ListenConfig{ReadBuffer: 20_000, WriteBuffer: 30_000}
 	accepted(t, lc, veloq.Dialer{}, "127.0.0.1:0", func(_ *veloq.Context, _, in *veloq.Stream) error {
@@ -440,18 +445,15 @@ func TestNet_AcceptAfterClose(t *testing.T) {
 		assert.Nil(t, s)
 		s, errLater := l.Accept()
 		assert.Nil(t, s)
-		plain, err := net.Listen("tcp", addr)
-		for errors.Is(err, syscall.EADDRINUSE) { // until the worker's next turns have closed it
-			require.NoError(t, c.Sleep(time.Millisecond))
-			plain, err = net.Listen("tcp", addr)
-		}
+		plain, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		require.NoError(t, plain.Close())
-		_, want := plain.Accept()
+		_, wantErr := plain.Accept()
+		want := fieldsOf(t, wantErr)
+		want.addr = addr
 		for _, err := range []error{errWaiting, errLater} {
 			require.ErrorIs(t, err, net.ErrClosed)
-			assert.Equal(t, fieldsOf(t, want), fieldsOf(t, err))
-			assert.Equal(t, want.Error(), err.Error())
+			assert.Equal(t, want, fieldsOf(t, err))
 		}
 		assert.Equal(t, addr, l.Addr().String())
 		return nil

@@ -21,6 +21,9 @@ const (
 	errAfterReset = syscall.EPIPE
 )
 
+// errRefused is what package net's dial says where nobody listens.
+const errRefused = syscall.ECONNREFUSED
+
 // resetReadsAsEnd: see where it may be true.
 func resetReadsAsEnd() bool { return false }
 
@@ -31,6 +34,12 @@ func setBuffers(fd uintptr, bytes int) error {
 	return errors.Join(syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, bytes),
 		syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, bytes))
 }
+
+// dialsIPv4Wildcard: package net dials only 127.0.0.1 for "[::]".
+const dialsIPv4Wildcard = false
+
+// acceptedHaveBuffers: accepted sockets have their listener's buffer sizes.
+func acceptedHaveBuffers() bool { return true }
 
 // keepAliveTimes returns the seconds before the first probe and between probes of this process's socket
 // with those addresses.
