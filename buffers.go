@@ -121,7 +121,7 @@ type Lease struct {
 }
 
 // Bytes returns the leased bytes, valid until Release. They may be changed in place. It returns nil
-// for a lease that was released. Any goroutine.
+// for a lease that was released or whose runtime is closed. Any goroutine.
 func (l Lease) Bytes() []byte {
 	if l.buffer == nil {
 		return l.heap

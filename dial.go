@@ -66,7 +66,7 @@ func (d *Dialer) DialStream(c *Context, network, address string) (*Stream, error
 
 func (d *Dialer) resolve(c *Context, network, address string, until time.Time) ([]netip.AddrPort, error) {
 	if a, ok := literal(address); ok {
-		return suitable(network, address, []netip.AddrPort{a})
+		return suitableLiteral(network, address, a)
 	}
 	return offload(c, func(ctx context.Context) ([]netip.AddrPort, error) {
 		if !until.IsZero() {
@@ -110,6 +110,7 @@ func (d *Dialer) bindAddr(family uint16) core.Addr {
 // connect tries one address.
 func (d *Dialer) connect(t *task, network string, addr netip.AddrPort, until time.Time) (*Stream, error) {
 	w := t.ctx.w
+	asked := net.TCPAddrFromAddrPort(addr) // what errors name
 	ip := addr.Addr().Unmap()
 	if !ip.IsValid() || ip.IsUnspecified() {
 		// Dialing the wildcard means the local host.
@@ -124,14 +125,13 @@ func (d *Dialer) connect(t *task, network string, addr netip.AddrPort, until tim
 	if ip.Is4() {
 		family = core.AF4
 	}
-	remote := net.TCPAddrFromAddrPort(addr)
 	var source net.Addr
 	if d.LocalAddr != nil {
 		source = d.LocalAddr
 	}
 	fail := func(call string, err error) error {
 		return &net.OpError{
-			Op: "dial", Net: network, Source: source, Addr: remote,
+			Op: "dial", Net: network, Source: source, Addr: asked,
 			Err: os.NewSyscallError(call, sysErr(err)),
 		}
 	}
@@ -152,7 +152,7 @@ func (d *Dialer) connect(t *task, network string, addr netip.AddrPort, until tim
 	to := coreAddr(addr, family)
 	res, err := s.awaitConnect(t, &to, until)
 	if err == nil && res == 0 {
-		s.addrPair().remote = remote // for later, when the system may not know it any more
+		s.addrPair().remote = net.TCPAddrFromAddrPort(addr) // for later, when the system may not know it any more
 		s.armRecv()
 		return s, nil
 	}
@@ -160,7 +160,7 @@ func (d *Dialer) connect(t *task, network string, addr netip.AddrPort, until tim
 	if err == nil {
 		return nil, fail(core.NameConnect, core.Errno(-res))
 	}
-	return nil, &net.OpError{Op: "dial", Net: network, Source: source, Addr: remote, Err: err}
+	return nil, &net.OpError{Op: "dial", Net: network, Source: source, Addr: asked, Err: err}
 }
 
 // A connecting stream keeps here what its connect needs.

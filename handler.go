@@ -6,8 +6,8 @@ import "runtime/debug"
 
 // Handler is code that a worker calls for the connections of a server. All calls for one stream come
 // from its worker, one after another, and must not block: whatever waits belongs into a task (Go,
-// Spawn) or a goroutine; runtime.Goexit crashes the program. A panic goes to Config.OnPanic and closes the stream; without one it
-// crashes the program.
+// Spawn) or a goroutine; runtime.Goexit crashes the program. A panic goes to Config.OnPanic and closes
+// the stream; without one it crashes the program.
 type Handler interface {
 	// OnOpen is the first call for a stream.
 	OnOpen(c *Context, s *Stream)

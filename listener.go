@@ -55,7 +55,8 @@ type ListenConfig struct {
 	// ReusePort sets SO_REUSEPORT, socket(7): several listeners share the port. Windows has no such
 	// thing, and refuses.
 	ReusePort bool
-	// DualStack overrides whether a wildcard IPv6 listener takes IPv4 too: ipv6(7) IPV6_V6ONLY.
+	// DualStack overrides whether a wildcard listener takes the other IP version too: ipv6(7)
+	// IPV6_V6ONLY.
 	DualStack DualStack
 	// ReadBuffer and WriteBuffer are the sockets' buffer sizes in bytes; 0 is the system's.
 	ReadBuffer, WriteBuffer int
@@ -118,26 +119,28 @@ func keepAlive(sc *core.SocketConfig, period time.Duration) {
 
 // open makes a listening socket on addr; share lets later ones have the port too. Any goroutine.
 func (lc *ListenConfig) open(network string, addr netip.AddrPort, share bool) (int32, *net.TCPAddr, error) {
+	ip := addr.Addr().Unmap()
 	family, v6 := listenFamily(network, addr)
-	if family == core.AF6 && lc.DualStack != DualStackAuto {
+	switch {
+	case family != core.AF6 || lc.DualStack == DualStackAuto:
+	case lc.DualStack == DualStackOn:
 		v6 = core.SocketDualStack
-		if lc.DualStack == DualStackOff {
-			v6 = core.SocketV6Only
-		}
+	case ip.Is4():
+		family, v6 = core.AF4, 0 // 0.0.0.0, and nothing beside it
+	default:
+		v6 = core.SocketV6Only
 	}
-	if !addr.Addr().IsValid() {
-		wildcard := netip.IPv4Unspecified()
-		if family == core.AF6 {
-			wildcard = netip.IPv6Unspecified()
-		}
-		addr = netip.AddrPortFrom(wildcard, addr.Port())
+	switch {
+	case ip.IsValid() && !ip.IsUnspecified():
+	case family == core.AF4:
+		ip = netip.IPv4Unspecified()
+	default:
+		ip = netip.IPv6Unspecified()
 	}
-	if family == core.AF4 {
-		addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
-		if !addr.Addr().Is4() {
-			return -1, nil, &net.AddrError{Err: "no suitable address found", Addr: addr.String()}
-		}
+	if family == core.AF4 && !ip.Is4() {
+		return -1, nil, &net.AddrError{Err: "no suitable address found", Addr: addr.String()}
 	}
+	addr = netip.AddrPortFrom(ip, addr.Port())
 	sc := lc.socketConfig()
 	sc.Flags |= v6
 	backlog := int32(lc.Backlog)
@@ -177,11 +180,15 @@ func resolveListen(ctx context.Context, network, address string) (netip.AddrPort
 	if err := checkNetwork(network); err != nil {
 		return netip.AddrPort{}, opError("listen", network, nil, err)
 	}
+	if address == "" {
+		return netip.AddrPort{}, nil
+	}
 	if a, ok := literal(address); ok {
-		if _, err := suitable(network, address, []netip.AddrPort{a}); err != nil {
+		list, err := suitableLiteral(network, address, a)
+		if err != nil {
 			return netip.AddrPort{}, opError("listen", network, nil, err)
 		}
-		return a, nil
+		return list[0], nil
 	}
 	list, err := lookup(ctx, network, address)
 	if err != nil {
@@ -193,10 +200,13 @@ func resolveListen(ctx context.Context, network, address string) (netip.AddrPort
 // listenError is what a failed listen on addr returns.
 func listenError(network string, addr netip.AddrPort, err error) error {
 	var at net.Addr
-	if a := addr; a.Addr().IsValid() {
-		at = net.TCPAddrFromAddrPort(a)
-	} else {
-		at = &net.TCPAddr{Port: int(a.Port())}
+	switch ip := addr.Addr(); {
+	case !ip.IsValid():
+		at = &net.TCPAddr{Port: int(addr.Port())}
+	case ip == netip.IPv6Unspecified() && network == "tcp":
+		at = &net.TCPAddr{IP: net.IPv4zero, Port: int(addr.Port())} // as package net has it
+	default:
+		at = net.TCPAddrFromAddrPort(addr)
 	}
 	return opError("listen", network, at, err)
 }
@@ -214,7 +224,7 @@ func (lc *ListenConfig) ListenStream(c *Context, network, address string) (*List
 	}
 	var addr netip.AddrPort
 	var err error
-	if _, ok := literal(address); ok {
+	if _, ok := literal(address); ok || address == "" {
 		addr, err = resolveListen(c, network, address)
 	} else {
 		addr, err = offload(c, func(ctx context.Context) (netip.AddrPort, error) {

@@ -187,6 +187,15 @@ func lookup(ctx context.Context, network, address string) ([]netip.AddrPort, err
 	return suitable(network, address, list)
 }
 
+// suitableLiteral is lookup for an address that needs none. The IPv6 wildcard stands for the IPv4 one too.
+func suitableLiteral(network, address string, a netip.AddrPort) ([]netip.AddrPort, error) {
+	list := []netip.AddrPort{a}
+	if a.Addr() == netip.IPv6Unspecified() {
+		list = append(list, netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port()))
+	}
+	return suitable(network, address, list)
+}
+
 // suitable keeps the addresses that network allows.
 func suitable(network, address string, list []netip.AddrPort) ([]netip.AddrPort, error) {
 	kept := list[:0]
@@ -225,8 +234,8 @@ func listenFamily(network string, addr netip.AddrPort) (family uint16, flags uin
 		return core.AF4, 0
 	case network == "tcp6":
 		return core.AF6, core.SocketV6Only
-	case wildcard && (!ip.IsValid() || ip.Is6()) && supportsIPv6():
-		return core.AF6, core.SocketDualStack
+	case wildcard && supportsIPv6():
+		return core.AF6, core.SocketDualStack // 0.0.0.0 too: only "tcp4" keeps it to IPv4
 	case wildcard || ip.Is4():
 		return core.AF4, 0
 	default:

@@ -266,3 +266,27 @@ func TestDriver_Environment(t *testing.T) {
 	out = runRefused(t, "", "VELOQ_DENY=TELEPATHY")
 	assert.Contains(t, out.Error, `unknown name "TELEPATHY" in VELOQ_DENY`)
 }
+
+// Goal: worker i stays on CPU i.
+func TestConfig_PinCPU(t *testing.T) {
+	workers := min(2, runtime.NumCPU())
+	rt, err := veloq.New(veloq.Config{Workers: workers, PinCPU: true})
+	if errors.Is(err, syscall.EINVAL) {
+		t.Skip("the process may not run on the first CPUs")
+	}
+	require.NoError(t, err)
+	defer func() { _ = rt.Close() }()
+	for worker := range workers {
+		require.NoError(t, onWorker(t, rt, worker, func(*veloq.Context) error {
+			var mask [128]uint64
+			n, _, errno := syscall.RawSyscall(syscall.SYS_SCHED_GETAFFINITY, 0, unsafe.Sizeof(mask), uintptr(unsafe.Pointer(&mask)))
+			if errno != 0 {
+				return errno
+			}
+			var want [128]uint64
+			want[worker/64] = 1 << (worker % 64)
+			assert.Equal(t, want[:n/8], mask[:n/8], "worker %d", worker)
+			return nil
+		}))
+	}
+}

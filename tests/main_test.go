@@ -40,6 +40,7 @@ func TestMain(m *testing.M) {
 
 func registerChildren() {
 	children["serve"] = childServe
+	children["start-fails"] = childStartFails
 	children["panic-task"] = childPanicTask
 	children["panic-handler"] = childPanicHandler
 	registerDriverChildren()

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,6 +21,9 @@ const (
 	errAfterReset = syscall.EPIPE
 )
 
+// errRefused is what package net's dial says where nobody listens.
+const errRefused = syscall.ECONNREFUSED
+
 // resetReadsAsEnd: see where it may be true.
 func resetReadsAsEnd() bool { return false }
 
@@ -29,6 +33,47 @@ const hasDescriptorLimit = true
 func setBuffers(fd uintptr, bytes int) error {
 	return errors.Join(syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, bytes),
 		syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, bytes))
+}
+
+// dialsIPv4Wildcard: package net dials only 127.0.0.1 for "[::]".
+const dialsIPv4Wildcard = false
+
+// acceptedHaveBuffers: accepted sockets have their listener's buffer sizes.
+func acceptedHaveBuffers() bool { return true }
+
+// keepAliveTimes returns the seconds before the first probe and between probes of this process's socket
+// with those addresses.
+func keepAliveTimes(local, remote net.Addr) (idle, interval int, ok bool) {
+	const tcpKeepIdle, tcpKeepInterval = 4, 5 // Linux's, which package syscall lacks elsewhere
+	if runtime.GOOS != "linux" {
+		return 0, 0, false
+	}
+	entries, _ := os.ReadDir("/proc/self/fd")
+	for _, entry := range entries {
+		fd, _ := strconv.Atoi(entry.Name())
+		at, err := syscall.Getsockname(fd)
+		if err != nil || portOf(at) != local.(*net.TCPAddr).Port {
+			continue
+		}
+		to, err := syscall.Getpeername(fd)
+		if err != nil || portOf(to) != remote.(*net.TCPAddr).Port {
+			continue
+		}
+		idle, err1 := syscall.GetsockoptInt(fd, syscall.IPPROTO_TCP, tcpKeepIdle)
+		interval, err2 := syscall.GetsockoptInt(fd, syscall.IPPROTO_TCP, tcpKeepInterval)
+		return idle, interval, err1 == nil && err2 == nil
+	}
+	return 0, 0, false
+}
+
+func portOf(sa syscall.Sockaddr) int {
+	switch sa := sa.(type) {
+	case *syscall.SockaddrInet4:
+		return sa.Port
+	case *syscall.SockaddrInet6:
+		return sa.Port
+	}
+	return -1
 }
 
 // shortListener listens with the shortest queue there is.

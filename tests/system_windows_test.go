@@ -15,9 +15,14 @@ const (
 	errAfterReset = syscall.WSAECONNRESET
 )
 
+// errRefused is what package net's dial says where nobody listens: WSAECONNREFUSED.
+const errRefused = syscall.Errno(10061)
+
 // resetReadsAsEnd: a reset behind unread bytes is an orderly end to who reads them, under Wine also by
 // a plain recv.
-func resetReadsAsEnd() bool {
+func resetReadsAsEnd() bool { return underWine() }
+
+func underWine() bool {
 	return syscall.NewLazyDLL("ntdll.dll").NewProc("wine_get_version").Find() == nil
 }
 
@@ -29,6 +34,15 @@ func setBuffers(fd uintptr, bytes int) error {
 	return errors.Join(syscall.SetsockoptInt(s, syscall.SOL_SOCKET, syscall.SO_RCVBUF, bytes),
 		syscall.SetsockoptInt(s, syscall.SOL_SOCKET, syscall.SO_SNDBUF, bytes))
 }
+
+// dialsIPv4Wildcard: package net dials only 127.0.0.1 for "[::]".
+const dialsIPv4Wildcard = true
+
+// acceptedHaveBuffers: accepted sockets have their listener's buffer sizes; not under Wine.
+func acceptedHaveBuffers() bool { return !underWine() }
+
+// keepAliveTimes is not known: handles can't be listed.
+func keepAliveTimes(_, _ net.Addr) (idle, interval int, ok bool) { return 0, 0, false }
 
 // shortListener listens with the shortest queue there is.
 func shortListener() (addr string, closeIt func(), err error) {
