@@ -138,6 +138,9 @@ stage_go() {
 	go_test
 }
 
+# stage epoll: the Go tests on the driver for machines without io_uring
+stage_epoll() { VELOQ_DRIVER=epoll go_test; }
+
 # stage race: the Go tests under the race detector
 stage_race() { go_test -race; }
 

@@ -65,7 +65,7 @@ func drawChart(m metric, cfg *config, rows []row, in info) string {
 	b.WriteString(`<rect width="100%" height="100%" fill="#ffffff"/>` + "\n")
 	text(&b, panelGap, 32, "start", 18, colorText, "Echo: "+m.title)
 	text(&b, panelGap, 52, "start", 11, colorFaint,
-		fmt.Sprintf("medians of %d interleaved rounds of %g s, Linux %s, %s, %s",
+		fmt.Sprintf("medians of the calm samples of %d interleaved rounds of %g s, Linux %s, %s, %s",
 			in.Rounds, in.Seconds, in.Kernel, in.Go, in.Commit))
 	drawLegend(&b, cfg.servers)
 	for i, w := range cfg.workloads {

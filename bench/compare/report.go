@@ -62,7 +62,7 @@ func (in info) header() string {
 	return fmt.Sprintf("`%s` at %s, %s\n\n", in.Command, in.Commit, in.Time) +
 		fmt.Sprintf("%d x %s, Linux %s, %s; %s; %d worker(s) a server; ",
 			in.CPUs, in.CPU, in.Kernel, in.Go, where, in.Workers) +
-		fmt.Sprintf("medians of %d interleaved rounds of %g s.\n", in.Rounds, in.Seconds)
+		fmt.Sprintf("medians of the calm samples of %d interleaved rounds of %g s.\n", in.Rounds, in.Seconds)
 }
 
 // row is a server's medians under one workload, and what they are against the yardsticks.

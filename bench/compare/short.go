@@ -10,7 +10,7 @@ func shortTable(cfg *config, rows []row) string {
 	var b strings.Builder
 	disturbed, samples := 0, 0
 	for _, w := range cfg.workloads {
-		fmt.Fprintf(&b, "\n%d connections, %d bytes, %d in flight each; medians of %d rounds of %g s\n\n",
+		fmt.Fprintf(&b, "\n%d connections, %d bytes, %d in flight each; medians of the calm samples of %d rounds of %g s\n\n",
 			w.connections, w.sizeBytes, w.depth, cfg.rounds, cfg.seconds)
 		fmt.Fprintf(&b, "%-14s %10s %12s %9s %9s %13s %15s\n", "server", "req/s", "CPU µs/req",
 			"p50 µs", "p99 µs", "CPU / gonet", "req/s / gonet")

@@ -33,6 +33,7 @@ func run() error {
 	driver := flag.String("driver", "auto", "auto, uring, epoll or iocp")
 	spin := flag.Duration("spin", 0, "how long an idle worker looks for work before it sleeps")
 	pin := flag.Bool("pin", false, "tie worker i to CPU i")
+	buffers := flag.Int("buffers", 0, "receive buffers of 64 KiB a worker; 0 is veloq's default")
 	report := flag.Bool("report", false, "print on stderr what the driver got, and at the end what it did")
 	debug := flag.String("debug", "", "`address` of a pprof server; none when empty")
 	flag.Parse()
@@ -43,7 +44,9 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	rt, err := veloq.New(veloq.Config{Workers: *workers, Driver: d, Spin: *spin, PinCPU: *pin})
+	rt, err := veloq.New(veloq.Config{
+		Workers: *workers, Driver: d, Spin: *spin, PinCPU: *pin, BufferCount: *buffers,
+	})
 	if err != nil {
 		return err
 	}
