@@ -3,7 +3,9 @@ package veloq
 // Socket options of a live Stream, and its two halves.
 
 import (
+	"errors"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/veloq/veloq/internal/core"
@@ -65,6 +67,12 @@ func (s *Stream) SetKeepAlivePeriod(d time.Duration) error {
 	return s.setOption(core.OptKeepIntervalS, secs)
 }
 
+// KeepAlivePeriod returns the idle time before the first probe. Worker only.
+func (s *Stream) KeepAlivePeriod() (time.Duration, error) {
+	v, err := s.option(core.OptKeepIdleS)
+	return time.Duration(v) * time.Second, err
+}
+
 // SetLinger says what the close does with unsent bytes: SO_LINGER, socket(7). sec < 0: sent in the
 // background, the default; 0: dropped, and the peer gets a reset; > 0: sent for that long at most.
 // Worker only.
@@ -74,6 +82,12 @@ func (s *Stream) SetLinger(sec int) error {
 		s.lingers = sec > 0
 	}
 	return err
+}
+
+// Linger returns what SetLinger sets, in seconds; -1 when it is off, the default. Worker only.
+func (s *Stream) Linger() (int, error) {
+	v, err := s.option(core.OptLingerS)
+	return int(v), err
 }
 
 // SetReadBuffer sets the size of the socket's receive buffer in bytes: SO_RCVBUF, socket(7); the
@@ -108,6 +122,37 @@ func (s *Stream) SetTTL(ttl int) error { return s.setOption(core.OptTTL, int32(t
 func (s *Stream) TTL() (int, error) {
 	v, err := s.option(core.OptTTL)
 	return int(v), err
+}
+
+// SyscallConn gives the socket to calls that veloq has no method for: Control runs its function at
+// once. Its Read and Write return errors.ErrUnsupported, since the driver reads and writes. Worker
+// only.
+func (s *Stream) SyscallConn() (syscall.RawConn, error) {
+	if err := s.check("raw-control"); err != nil {
+		return nil, err
+	}
+	return rawStream{s}, nil
+}
+
+type rawStream struct{ s *Stream }
+
+// Control implements syscall.RawConn. The descriptor is valid until f returns. Worker only.
+func (r rawStream) Control(f func(fd uintptr)) error {
+	if err := r.s.check("raw-control"); err != nil {
+		return err
+	}
+	f(uintptr(r.s.fd))
+	return nil
+}
+
+// Read implements syscall.RawConn.
+func (r rawStream) Read(func(uintptr) bool) error {
+	return r.s.opError("raw-read", errors.ErrUnsupported)
+}
+
+// Write implements syscall.RawConn.
+func (r rawStream) Write(func(uintptr) bool) error {
+	return r.s.opError("raw-write", errors.ErrUnsupported)
 }
 
 // Split returns the stream's two halves, for two tasks of its worker. Closing the write half sends

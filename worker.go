@@ -39,6 +39,7 @@ type worker struct {
 	ended    atomic.Bool
 	load     atomic.Int64 // tasks and streams, for those who choose a worker
 	wakes    atomic.Uint64
+	_        [64]byte // what others write stays off the worker's lines
 
 	// The worker's alone.
 	running        *task

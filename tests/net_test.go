@@ -352,6 +352,9 @@ func TestNet_ConnectionDefaults(t *testing.T) {
 						require.NoError(t, s.SetKeepAlivePeriod(90*time.Second))
 						if idle, interval, ok = keepAliveTimes(s.LocalAddr(), s.RemoteAddr()); ok {
 							assert.Equal(t, [2]int{90, 90}, [2]int{idle, interval}, name)
+							period, err := s.KeepAlivePeriod()
+							require.NoError(t, err)
+							assert.Equal(t, 90*time.Second, period, name)
 						}
 					}
 					return nil

@@ -415,6 +415,19 @@ func TestStream_OptionsAndAddresses(t *testing.T) {
 						require.Equal(t, on, got)
 					}
 					require.NoError(t, s.SetKeepAlivePeriod(1500*time.Millisecond))
+					for _, sec := range []int{-1, 0, 7, -1} {
+						require.NoError(t, s.SetLinger(sec))
+						got, err := s.Linger()
+						require.NoError(t, err)
+						require.Equal(t, sec, got)
+					}
+					raw, err := s.SyscallConn()
+					require.NoError(t, err)
+					var fd uintptr
+					require.NoError(t, raw.Control(func(f uintptr) { fd = f }))
+					require.NotZero(t, fd)
+					require.ErrorIs(t, raw.Read(func(uintptr) bool { return true }), errors.ErrUnsupported)
+					require.ErrorIs(t, raw.Write(func(uintptr) bool { return true }), errors.ErrUnsupported)
 					require.NoError(t, s.SetReadBuffer(40_000))
 					n, err := s.ReadBuffer()
 					require.NoError(t, err)
