@@ -160,6 +160,7 @@ func (w *worker) receive(msg message) {
 	case messageWake:
 		w.wake(msg.t)
 	case messageAdopt:
+		w.load.Add(-msg.server.connLoad()) // adopt counts it again
 		msg.server.adopt(w, msg.fd)
 	}
 }

@@ -302,10 +302,23 @@ func (s *Server) place(w *worker, fd int32) {
 	}
 	if to == w {
 		s.adopt(w, fd)
-	} else if !to.send(w, message{kind: messageAdopt, server: s, fd: fd}) {
+		return
+	}
+	// Counted from here on: many are accepted before the other worker takes the first.
+	to.load.Add(s.connLoad())
+	if !to.send(w, message{kind: messageAdopt, server: s, fd: fd}) {
+		to.load.Add(-s.connLoad())
 		_ = core.CloseSocket(fd)
 		s.conns.Add(-1)
 	}
+}
+
+// connLoad is what a connection adds to its worker's load: its stream, and its task.
+func (s *Server) connLoad() int64 {
+	if s.handler != nil {
+		return 1
+	}
+	return 2
 }
 
 // adopt starts serving a connection on its worker.
