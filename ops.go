@@ -167,7 +167,7 @@ func (w *worker) dispatch() {
 				w.armWake()
 			}
 		case opTimer:
-			w.timers.expired(cqe.Res)
+			w.timers.expired()
 		case opCancel, opClose:
 		default:
 			if owner := w.slots.find(cqe.UserData); owner != nil {

@@ -67,7 +67,6 @@ func (ts *timers) arm() {
 		sqe.FD = -1
 		sqe.Addr = spec
 		sqe.Len = 1
-		ts.w.timersInFlight++
 	} else {
 		// If it has just expired the update fails, and the expiry's completion re-arms.
 		sqe := ts.w.stage(core.OpTimeoutUpdate, opCancel, 0)
@@ -81,10 +80,7 @@ func (ts *timers) arm() {
 }
 
 // expired takes the completion of the kernel's timer.
-func (ts *timers) expired(int32) {
-	ts.w.timersInFlight--
-	ts.armed = 0
-}
+func (ts *timers) expired() { ts.armed = 0 }
 
 // A sleeper wakes its task when its timer fires.
 type sleeper struct {

@@ -66,7 +66,6 @@ type worker struct {
 	outFree        []*outbound
 	chunkFree      []*chunk
 	timers         timers
-	timersInFlight int
 	knocking       []*worker
 	knocks         []bool
 	handlerContext Context
