@@ -150,20 +150,33 @@ func (s *Stream) wakeAll() {
 func (s *Stream) settle() {
 	if !s.settling && (s.closed || s.shutWanted) {
 		s.settling = true
-		s.w.settling = append(s.w.settling, s)
+		s.w.settling.add(s)
 	}
 }
 
 // settleStreams takes the next step of every stream that is shutting down or closing.
 func (w *worker) settleStreams() {
-	list := w.settling
-	w.settling = w.settlingSpare[:0]
-	for i, s := range list {
-		list[i] = nil
+	for _, s := range w.settling.take() {
 		s.settling = false
 		s.step()
 	}
-	w.settlingSpare = list[:0]
+}
+
+// streamList is streams that wait for one step of the turn. Those that are added while it is taken
+// wait for the next turn's.
+type streamList struct {
+	list, taken []*Stream
+}
+
+func (l *streamList) add(s *Stream) { l.list = append(l.list, s) }
+
+func (l *streamList) len() int { return len(l.list) }
+
+// take empties the list. What it returns is valid until the next take.
+func (l *streamList) take() []*Stream {
+	clear(l.taken) // keeps no stream alive that has ended
+	l.list, l.taken = l.taken[:0], l.list
+	return l.taken
 }
 
 func (s *Stream) step() {

@@ -409,20 +409,16 @@ func (s *Stream) appendInline(p []byte) bool {
 func (s *Stream) markDirty() {
 	if !s.dirty {
 		s.dirty = true
-		s.w.dirty = append(s.w.dirty, s)
+		s.w.dirty.add(s)
 	}
 }
 
 // flush stages what dirty streams have to send: the one place where sends are staged.
 func (w *worker) flush() {
-	list := w.dirty
-	w.dirty = w.dirtySpare[:0]
-	for i, s := range list {
-		list[i] = nil
+	for _, s := range w.dirty.take() {
 		s.dirty = false
 		s.stageSend()
 	}
-	w.dirtySpare = list[:0]
 }
 
 func (s *Stream) stageSend() {

@@ -51,14 +51,12 @@ type worker struct {
 	streams        int
 	completions    []core.CQE
 	buffers        bufferGroup
-	unread         []*Stream // may have unread bytes
-	lending        []*Stream // may have leases in their queues
-	holders        []*task   // wait in a WriteLease
-	resumed        []*Stream // handlers that get what was kept
-	dirty          []*Stream // have something to send
-	dirtySpare     []*Stream
-	settling       []*Stream // are shutting down or closing
-	settlingSpare  []*Stream
+	unread         []*Stream  // may have unread bytes
+	lending        []*Stream  // may have leases in their queues
+	holders        []*task    // wait in a WriteLease
+	resumed        []*Stream  // handlers that get what was kept
+	dirty          streamList // have something to send
+	settling       streamList // are shutting down or closing
 	arena          *arena
 	sentArena      *arena
 	quiet          []*Stream // whose quiet sends are not confirmed
@@ -190,7 +188,7 @@ func (w *worker) cross() {
 
 // busy reports whether the worker itself has more to do at once.
 func (w *worker) busy() bool {
-	return w.runq.len > 0 || len(w.settling) > 0 || len(w.dirty) > 0 || len(w.resumed) > 0 ||
+	return w.runq.len > 0 || w.settling.len() > 0 || w.dirty.len() > 0 || len(w.resumed) > 0 ||
 		len(w.completions) > 0 || w.partial || w.buffers.offered || w.called()
 }
 
@@ -263,7 +261,7 @@ func (w *worker) stop() {
 // empty reports whether a stopping worker has nothing left but to submit what is staged.
 func (w *worker) empty() bool {
 	return w.stopping && w.tasks == 0 && w.slots.used == 0 && w.inbox.head.Load() == nil &&
-		!w.meshWaiting() && len(w.dirty) == 0
+		!w.meshWaiting() && w.dirty.len() == 0
 }
 
 // giveWay lets the worker go on ending where its task asks for more in spite of the end it was told:
