@@ -83,8 +83,10 @@ func (w *worker) postStart(t *task) error {
 
 // drainInbox carries out what goroutines posted.
 func (w *worker) drainInbox() {
-	for n := w.inbox.takeAll(); n != nil; n = n.next {
-		switch {
+	for n := w.inbox.takeAll(); n != nil; {
+		now := n
+		n = n.next // before now is carried out, which may post it again
+		switch n := now; {
 		case n.start != nil:
 			w.inbox.starts.Add(-1)
 			w.arrive(n.start)

@@ -17,6 +17,7 @@ const (
 	opRecv
 	opSendInline // small: done inside the enter that submits it, completes only when it fell short
 	opSend
+	opStaged // of a batch of the net door's writes; its slot is a place in that
 	opShutdown
 	opClose
 )
@@ -149,6 +150,10 @@ func (w *worker) dispatch() {
 	for i := 0; i < len(w.completions); i++ {
 		cqe := &w.completions[i]
 		kind := opKind(cqe.UserData >> tokenKindShift)
+		if kind == opStaged {
+			w.stager.Load().complete(uint32(cqe.UserData), cqe.Res)
+			cqe.UserData = 0
+		}
 		if kind == opSendInline || kind == opSend {
 			token, res := cqe.UserData, cqe.Res
 			cqe.UserData = 0

@@ -18,6 +18,8 @@ type workerStats struct {
 	accepted       uint64
 	acceptBackoffs uint64
 	edgesFull      uint64
+	stagedBatches  uint64
+	stagedWrites   uint64
 	lastBatch      int
 }
 
@@ -40,6 +42,8 @@ type WorkerStats struct {
 	Accepted       uint64 // connections that servers took
 	AcceptBackoffs uint64 // pauses of an accept for want of descriptors or memory
 	EdgesFull      uint64 // messages that took the inbox, the mesh's edge being full
+	StagedBatches  uint64 // batches of the net door's staged writes
+	StagedWrites   uint64 // sends in them: one for each connection that had written
 
 	Tasks       int // live tasks
 	Streams     int // open streams
@@ -75,8 +79,8 @@ func (w *worker) snapshot() WorkerStats {
 		QuietSends: st.quietSends, QuietShort: st.quietShort, RingFull: st.ringFull,
 		Overflows: st.overflows, NoBuffers: st.noBuffers, Spills: st.spills,
 		WritesFull: st.writesFull, Accepted: st.accepted, AcceptBackoffs: st.acceptBackoffs,
-		EdgesFull: st.edgesFull,
-		Tasks:     w.tasks, Streams: w.streams, Slots: w.slots.used,
+		EdgesFull: st.edgesFull, StagedBatches: st.stagedBatches, StagedWrites: st.stagedWrites,
+		Tasks: w.tasks, Streams: w.streams, Slots: w.slots.used,
 		Timers: w.timers.wheel.Pending(),
 	}
 	if !w.ended.Load() {

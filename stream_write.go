@@ -501,6 +501,9 @@ func (w *worker) confirm() {
 		s.sent()
 	}
 	w.quiet = w.quiet[:0]
+	if st := w.stager.Load(); st != nil {
+		st.confirm(w)
+	}
 }
 
 // onSendInline hears of inline sends that fell short, and of those that something waits for.

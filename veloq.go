@@ -93,6 +93,10 @@ type Config struct {
 	// ArenaSize is each of a worker's two areas for a turn's small sends in bytes, default 1 MiB.
 	ArenaSize int
 
+	// Stage says whether the net door's small writes go out together by worker 0; StageAuto by default.
+	// The environment's VELOQ_STAGE, "auto", "on" or "off", then decides.
+	Stage StageMode
+
 	// Restrict makes each worker's ring refuse every operation but those that veloq uses
 	// (io_uring_register(2), IORING_REGISTER_RESTRICTIONS): whoever gets hold of the ring can open no
 	// file with it. A driver without a ring has nothing to restrict.
@@ -139,6 +143,8 @@ func (c *Config) check() error {
 		return configError("Workers must be 1 to %d, is %d", workersMax, c.Workers)
 	case c.Driver > DriverIOCP:
 		return configError("no driver %d", c.Driver)
+	case c.Stage > StageOff:
+		return configError("no stage mode %d", c.Stage)
 	case c.Spin < 0 || c.Spin > time.Second:
 		return configError("Spin must be 0 to 1s, is %v", c.Spin)
 	case c.ReadLimit < 1 || c.ReadLimit > 1<<30 || c.WriteHigh < 1 || c.WriteHigh > 1<<30 || c.InboxLimit < 1:
@@ -161,7 +167,7 @@ func (c *Config) check() error {
 
 const workersMax = 1024
 
-// fromEnvironment takes VELOQ_DRIVER, and VELOQ_DENY: names of core.CapNames with commas between
+// fromEnvironment takes VELOQ_DRIVER, VELOQ_STAGE, and VELOQ_DENY: names of core.CapNames with commas between
 // them, which the driver must do without. That is for tests: it shows here what an older kernel has.
 func (c *Config) fromEnvironment() error {
 	if name := os.Getenv("VELOQ_DRIVER"); name != "" {
@@ -172,6 +178,13 @@ func (c *Config) fromEnvironment() error {
 		if c.Driver == DriverAuto {
 			c.Driver = d
 		}
+	}
+	mode, err := stageFromEnvironment()
+	if err != nil {
+		return err
+	}
+	if c.Stage == StageAuto {
+		c.Stage = mode
 	}
 	list := os.Getenv("VELOQ_DENY")
 	if list == "" {
@@ -210,6 +223,7 @@ type Runtime struct {
 	config  Config
 	workers []*worker
 	mesh    *mesh // nil with one worker
+	stager  *stager
 	closing atomic.Bool
 	looping sync.WaitGroup // workers that may still send to others
 	done    sync.WaitGroup // workers that have not freed everything
@@ -246,6 +260,7 @@ func New(config Config) (*Runtime, error) {
 	for i := range config.Workers {
 		rt.workers = append(rt.workers, newWorker(rt, i))
 	}
+	rt.stager = newStager(config.Stage, func() *worker { return rt.workers[0] })
 	if err := rt.start(); err != nil {
 		if rt.mesh != nil {
 			rt.mesh.free()
@@ -495,6 +510,31 @@ func Default() (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
+	rt.stager = defaultStager()
 	defaultRuntime.rt = rt
 	return rt, nil
+}
+
+var packageStager struct {
+	once sync.Once
+	st   *stager
+}
+
+// defaultStager is the one of connections that package-level functions make. It starts the default
+// runtime when it first has something to send by it.
+func defaultStager() *stager {
+	packageStager.once.Do(func() {
+		mode, err := stageFromEnvironment()
+		if err != nil {
+			mode = StageOff // Default says why, to who asks for a runtime
+		}
+		packageStager.st = newStager(mode, func() *worker {
+			rt, err := Default()
+			if err != nil {
+				return nil
+			}
+			return rt.workers[0]
+		})
+	})
+	return packageStager.st
 }

@@ -39,7 +39,8 @@ type worker struct {
 	ended    atomic.Bool
 	load     atomic.Int64 // tasks and streams, for those who choose a worker
 	wakes    atomic.Uint64
-	_        [64]byte // what others write stays off the worker's lines
+	stager   atomic.Pointer[stager] // has batches sent here; nil while none does
+	_        [64]byte               // what others write stays off the worker's lines
 
 	// The worker's alone.
 	running        *task
@@ -253,6 +254,9 @@ func (w *worker) stop() {
 		t.ctx.cancel(ErrClosed)
 	}
 	w.handlerContext.cancel(ErrClosed)
+	if st := w.stager.Load(); st != nil {
+		st.detach(w)
+	}
 	// A turn at the latest then, to see whether all is over.
 	w.grace.Fire = func(*wheel.Timer, int64) {}
 	w.timers.add(&w.grace, w.timers.after(stopGrace))
@@ -387,4 +391,7 @@ func (w *worker) freeMemory() {
 	}
 	w.arena.free()
 	w.sentArena.free()
+	if st := w.stager.Load(); st != nil {
+		st.release()
+	}
 }

@@ -17,6 +17,9 @@ import (
 // ReusePort reports whether several sockets can listen on one port and share its connections.
 const ReusePort = true
 
+// SharesSockets reports whether a driver can send on a socket that Go's netpoller watches.
+const SharesSockets = true
+
 // What package net calls the system calls behind a stream in its errors.
 const (
 	NameRead    = "read"

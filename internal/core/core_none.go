@@ -10,6 +10,9 @@ const Available = false
 // ReusePort is for those who have sockets.
 const ReusePort = false
 
+// SharesSockets is for drivers.
+const SharesSockets = false
+
 // Names for errors that don't occur.
 const (
 	NameRead    = "read"

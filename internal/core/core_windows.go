@@ -18,6 +18,10 @@ import (
 // Windows, whose SO_REUSEADDR gives a port to the last who asks for it.
 const ReusePort = false
 
+// SharesSockets reports whether a driver can send on a socket that Go's netpoller watches: a socket
+// belongs to one completion port for good.
+const SharesSockets = false
+
 // What package net calls the system calls behind a stream in its errors.
 const (
 	NameRead    = "wsarecv"

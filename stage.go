@@ -1,0 +1,491 @@
+package veloq
+
+// Staged writes: the small writes of many goroutines' connections go out in one enter of a worker,
+// instead of in a system call each. They pay only while several goroutines write at about the same
+// time, which the stager finds out by trying now and then.
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/veloq/veloq/internal/core"
+	"github.com/veloq/veloq/internal/gid"
+)
+
+// StageMode says whether the net door's small writes are staged.
+type StageMode uint8
+
+// The values of Config.Stage.
+const (
+	// StageAuto stages while several goroutines write at about the same time, which saves system
+	// calls, and else writes at once.
+	StageAuto StageMode = iota
+	// StageOn stages every write of up to 16 KiB.
+	StageOn
+	// StageOff stages none.
+	StageOff
+)
+
+// String returns the mode's name.
+func (m StageMode) String() string {
+	switch m {
+	case StageAuto:
+		return "auto"
+	case StageOn:
+		return "on"
+	case StageOff:
+		return "off"
+	}
+	return fmt.Sprintf("StageMode(%d)", uint8(m))
+}
+
+// ParseStageMode returns the mode of that name: "auto", "on", "off".
+func ParseStageMode(name string) (StageMode, error) {
+	for _, m := range []StageMode{StageAuto, StageOn, StageOff} {
+		if m.String() == name {
+			return m, nil
+		}
+	}
+	return StageAuto, fmt.Errorf("veloq: unknown stage mode %q: auto, on or off", name)
+}
+
+// stageFromEnvironment returns VELOQ_STAGE's mode.
+func stageFromEnvironment() (StageMode, error) {
+	name := os.Getenv("VELOQ_STAGE")
+	if name == "" {
+		return StageAuto, nil
+	}
+	mode, err := ParseStageMode(name)
+	if err != nil {
+		return StageAuto, fmt.Errorf("%w, in VELOQ_STAGE", err)
+	}
+	return mode, nil
+}
+
+const (
+	// stageMax is the longest write that is staged, and the most bytes of a connection in a batch.
+	stageMax = inlineMax
+	// stageArenaBytes is the size of a batch's memory.
+	stageArenaBytes = 1 << 20
+	// stageProbeEvery: so many direct writes of a connection, and the next one probes.
+	stageProbeEvery = 128
+	// stageWorth is the least batch that makes a probe a success; so many of those turn staging on.
+	stageWorth  = 4
+	stageProbes = 2
+	// A moving average below stageFloor turns it off, and so do stageLateMax batches that
+	// waited longer than stageLate: the worker gets no processor then.
+	stageFloor   = 2
+	stageLate    = 5 * time.Millisecond
+	stageLateMax = 2
+)
+
+// A stager collects writes for one worker. Locks are taken in the order: a connection's write lock,
+// st.mu.
+type stager struct {
+	mode StageMode
+	// start gives the worker when one is first needed, nil where there is none.
+	start func() *worker
+
+	// active: writes are staged now, because it pays or to see whether it would.
+	active atomic.Bool
+
+	mu      sync.Mutex
+	w       *worker
+	filling *stageBatch
+	spare   *stageBatch   // while none is with the worker
+	sent    *stageBatch   // with the worker, until its enter is over
+	begun   uint64        // number of the last batch that went to a worker
+	done    uint64        // number of the last one whose enter is over
+	changed chan struct{} // closed when done has moved, if somebody waits for that
+	started time.Time     // when filling got its first write
+	none    bool          // there is no worker to be had
+	on      bool          // it pays
+	wins    int           // probes in a row that were worth it
+	average float64       // of the batches' sizes
+	late    int
+
+	note   *note // for the worker's inbox
+	posted bool  // it is there
+}
+
+// A stageBatch is what goes out in one enter.
+type stageBatch struct {
+	seq     uint64
+	mem     []byte // C memory
+	used    int
+	entries []stageEntry
+}
+
+type stageEntry struct {
+	c        *stagedSend
+	off, len int
+}
+
+// stagedSend is the stager's side of a connection. Its owner calls with the connection's write lock
+// held, unless a method says otherwise.
+type stagedSend struct {
+	fd     int32
+	direct uint32 // writes that were not staged
+	// resend is called, without a lock, on the worker when some bytes of a batch could not be sent:
+	// what is to follow is for a goroutine of its own.
+	resend func()
+
+	// Under the stager's lock.
+	seq    uint64 // the last batch that has bytes of it
+	entry  int    // its place there
+	rest   []byte // what a send left over; goes out before anything else
+	failed int32  // the negative result of a staged send
+	closed bool   // takes no more
+}
+
+// newStager makes the stager of a worker that start gives when it is first needed.
+func newStager(mode StageMode, start func() *worker) *stager {
+	st := &stager{mode: mode, start: start}
+	st.active.Store(mode == StageOn)
+	return st
+}
+
+// take stages p, if that is what is done now; otherwise the caller sends it, after settle.
+func (st *stager) take(c *stagedSend, p []byte) bool {
+	if len(p) == 0 || len(p) > stageMax {
+		return false
+	}
+	if !st.active.Load() {
+		if c.direct++; c.direct%stageProbeEvery != 0 || st.mode == StageOff {
+			return false
+		}
+		st.active.Store(true) // a probe: until the next flush, everybody stages
+	}
+	st.mu.Lock()
+	w := st.add(c, p)
+	var n *note
+	if w != nil && !st.posted {
+		st.posted = true
+		n = st.note
+	}
+	st.mu.Unlock()
+	if n != nil {
+		w.post(n) // one that ends has flushed, or will
+	}
+	return w != nil
+}
+
+// add puts p into the filling batch and returns the batch's worker, nil if p must go another way.
+func (st *stager) add(c *stagedSend, p []byte) *worker {
+	if c.closed || c.failed != 0 || c.rest != nil || !st.ready() || st.w.busyWith() {
+		return nil
+	}
+	b := st.filling
+	n := len(p)
+	if c.seq != b.seq {
+		if b.used+n > len(b.mem) {
+			return nil
+		}
+		if len(b.entries) == 0 {
+			st.started = time.Now()
+		}
+		c.seq, c.entry = b.seq, len(b.entries)
+		b.entries = append(b.entries, stageEntry{c: c, off: b.used, len: n})
+		b.used += copy(b.mem[b.used:], p)
+		return st.w
+	}
+	e := &b.entries[c.entry]
+	if e.len+n > stageMax {
+		return nil
+	}
+	if e.off+e.len != b.used {
+		// Others wrote behind it, and one send needs its bytes together.
+		if b.used+e.len+n > len(b.mem) {
+			return nil
+		}
+		copy(b.mem[b.used:], b.mem[e.off:e.off+e.len])
+		e.off = b.used
+		b.used += e.len
+	} else if b.used+n > len(b.mem) {
+		return nil
+	}
+	b.used += copy(b.mem[b.used:], p)
+	e.len += n
+	return st.w
+}
+
+// ready finds the worker and the memory when they are first needed.
+func (st *stager) ready() bool {
+	if st.w != nil {
+		return true
+	}
+	if st.none || !core.SharesSockets {
+		return false
+	}
+	for _, b := range []**stageBatch{&st.filling, &st.spare} {
+		if *b != nil || st.sent != nil {
+			continue
+		}
+		mem := core.Alloc(stageArenaBytes)
+		if mem == nil {
+			st.refuse()
+			return false
+		}
+		*b = &stageBatch{mem: unsafe.Slice((*byte)(mem), stageArenaBytes)}
+	}
+	w := st.start()
+	if w == nil {
+		st.refuse()
+		return false
+	}
+	if !w.attach(st) {
+		return false
+	}
+	st.w = w
+	st.filling.seq = st.begun + 1
+	// A note of its own for each worker: the last one's may still lie in an inbox.
+	st.posted = false
+	st.note = &note{do: func(w *worker) {
+		st.mu.Lock()
+		here := st.w == w
+		if here {
+			st.posted = false
+		}
+		st.mu.Unlock()
+		if here {
+			st.flush(w)
+		}
+	}}
+	return true
+}
+
+// refuse is for where there is no worker to be had.
+func (st *stager) refuse() {
+	st.none = true
+	st.active.Store(false)
+}
+
+// settle waits until everything staged of c is with the kernel. It returns the error of what could not
+// be sent. until is the write deadline, zero for none: it is asked for each time around. A task of the
+// stager's own worker can't wait for it.
+func (st *stager) settle(c *stagedSend, until func() time.Time) error {
+	st.mu.Lock()
+	for c.seq > st.done {
+		if st.w != nil && st.w.busyWith() {
+			st.mu.Unlock()
+			return ErrWrongWorker
+		}
+		changed := st.awaited()
+		st.mu.Unlock()
+		if err := waitUntil(changed, until()); err != nil {
+			return err
+		}
+		st.mu.Lock()
+	}
+	failed := c.failed
+	st.mu.Unlock()
+	if failed != 0 {
+		return os.NewSyscallError(core.NameWrite, core.Errno(-failed).Sys())
+	}
+	return nil
+}
+
+// takeRest returns what a staged send left over, which the caller sends before anything else; what it
+// can't send it puts back. After settle.
+func (st *stager) takeRest(c *stagedSend) []byte {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	rest := c.rest
+	c.rest = nil
+	return rest
+}
+
+// putBack keeps what is left of takeRest's bytes. Nothing has been staged since.
+func (st *stager) putBack(c *stagedSend, rest []byte) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	c.rest = rest
+}
+
+// close takes no more bytes of c, and reports whether all it took are sent. Needs no write lock.
+func (st *stager) close(c *stagedSend) bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	c.closed = true
+	return c.seq <= st.done && c.rest == nil
+}
+
+// wake makes those that wait in settle look at their deadlines again. Needs no write lock.
+func (st *stager) wake() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.tell()
+}
+
+// awaited returns the channel that is closed by the next tell.
+func (st *stager) awaited() <-chan struct{} {
+	if st.changed == nil {
+		st.changed = make(chan struct{})
+	}
+	return st.changed
+}
+
+func (st *stager) tell() {
+	if st.changed != nil {
+		close(st.changed)
+		st.changed = nil
+	}
+}
+
+// waitUntil waits for ch at most until t, the zero time for ever.
+func waitUntil(ch <-chan struct{}, t time.Time) error {
+	if t.IsZero() {
+		<-ch
+		return nil
+	}
+	timer := time.NewTimer(time.Until(t))
+	defer timer.Stop()
+	select {
+	case <-ch:
+		return nil
+	case <-timer.C:
+		return os.ErrDeadlineExceeded
+	}
+}
+
+// ---- what the worker does
+
+// attach makes the worker the one that st sends by; false if it is ending. Any goroutine.
+func (w *worker) attach(st *stager) bool {
+	w.stager.Store(st)
+	return !w.rt.closing.Load() // otherwise its stop detaches what it finds
+}
+
+// flush stages a send for each entry of the filling batch, and takes the next. While a batch's enter
+// is not over, it leaves that to confirm.
+func (st *stager) flush(w *worker) {
+	st.mu.Lock()
+	b := st.filling
+	if st.sent != nil || len(b.entries) == 0 {
+		st.mu.Unlock()
+		return
+	}
+	st.begun = b.seq
+	st.filling, st.spare, st.sent = st.spare, nil, b
+	st.filling.seq = b.seq + 1
+	st.judge(len(b.entries), time.Since(st.started))
+	for i := range b.entries {
+		e := &b.entries[i]
+		if e.c.rest != nil { // these come behind it
+			e.c.rest = append(e.c.rest, b.mem[e.off:e.off+e.len]...)
+			e.c = nil
+		}
+	}
+	st.mu.Unlock()
+	for i := range b.entries {
+		e := &b.entries[i]
+		if e.c == nil {
+			continue
+		}
+		sqe := w.stage(core.OpSend, opStaged, uint64(i))
+		sqe.FD = e.c.fd
+		sqe.Addr = uint64(uintptr(unsafe.Pointer(&b.mem[e.off])))
+		sqe.Len = uint32(e.len)
+		sqe.OpFlags = core.MsgDontWait | core.MsgWaitAll | core.MsgNoSignal
+		sqe.Flags = w.skipSuccess
+	}
+	w.stats.stagedBatches++
+	w.stats.stagedWrites += uint64(len(b.entries))
+}
+
+// judge turns staging on or off by the size of a batch and how long it waited.
+func (st *stager) judge(size int, waited time.Duration) {
+	if st.mode != StageAuto {
+		return
+	}
+	switch {
+	case !st.on && size < stageWorth:
+		st.wins = 0
+	case !st.on:
+		if st.wins++; st.wins == stageProbes {
+			st.on, st.average, st.late = true, float64(size), 0
+		}
+	default:
+		st.average += (float64(size) - st.average) / 8
+		if waited > stageLate {
+			st.late++
+		}
+		if st.average < stageFloor || st.late == stageLateMax {
+			st.on, st.wins = false, 0
+		}
+	}
+	st.active.Store(st.on)
+}
+
+// complete takes the completion of a staged send: of one that did not do all, or, where successes are
+// told too, of any.
+func (st *stager) complete(place uint32, res int32) {
+	b := st.sent
+	e := &b.entries[place]
+	done := max(int(res), 0)
+	if done == e.len {
+		return
+	}
+	st.mu.Lock()
+	ended := res < 0 && res != -core.ErrnoCANCELED && res != -core.ErrnoAGAIN && res != -core.ErrnoINTR
+	if ended {
+		e.c.failed = res
+	} else {
+		e.c.rest = append([]byte(nil), b.mem[e.off+done:e.off+e.len]...)
+	}
+	st.mu.Unlock()
+	if !ended {
+		e.c.resend()
+	}
+}
+
+// confirm ends the batch whose enter is over.
+func (st *stager) confirm(w *worker) {
+	b := st.sent
+	if b == nil {
+		return
+	}
+	st.mu.Lock()
+	st.sent, st.spare, st.done = nil, b, b.seq
+	clear(b.entries)
+	b.entries, b.used = b.entries[:0], 0
+	st.tell()
+	more := len(st.filling.entries) > 0
+	st.mu.Unlock()
+	if more {
+		st.flush(w)
+	}
+}
+
+// busyWith reports whether the caller is known to run on the worker, which can't send for it while it
+// waits.
+func (w *worker) busyWith() bool { return gid.Supported && w.here() }
+
+// release frees the memory, unless another worker uses it by now.
+func (st *stager) release() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.w != nil {
+		return
+	}
+	for _, b := range []**stageBatch{&st.filling, &st.spare} {
+		if *b != nil {
+			core.Free(unsafe.Pointer(&(*b).mem[0]))
+			*b = nil
+		}
+	}
+}
+
+// detach ends the stager's use of a worker that stops. What was taken still goes out.
+func (st *stager) detach(w *worker) {
+	st.flush(w)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.w = nil
+	st.on, st.wins = false, 0
+	st.active.Store(st.mode == StageOn)
+}
