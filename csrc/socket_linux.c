@@ -230,6 +230,19 @@ int vq_socket_close(int fd)
 	return close(fd) == 0 || errno == EINTR ? 0 : -errno;
 }
 
+int vq_socket_dup(int fd)
+{
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	int flags;
+
+	if (copy < 0)
+		return -errno;
+	flags = fcntl(copy, F_GETFL);
+	if (flags >= 0 && (flags & O_NONBLOCK) != 0)
+		(void)fcntl(copy, F_SETFL, flags & ~O_NONBLOCK);
+	return copy;
+}
+
 int vq_socket_backlog_max(void)
 {
 	char text[32];

@@ -276,6 +276,12 @@ int vq_socket_close(int fd)
 	return vq__socket_close(fd, false);
 }
 
+int vq_socket_dup(int fd)
+{
+	(void)fd;
+	return -VQ_EINVAL; /* a copy would still belong to the first one's port */
+}
+
 int vq_socket_backlog_max(void)
 {
 	/* Stands for the longest queue that the system finds reasonable. */

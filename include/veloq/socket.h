@@ -114,6 +114,13 @@ int vq_socket_get(int fd, int32_t option, int32_t *value);
 int vq_socket_close(int fd);
 
 /*
+ * A second descriptor of the same socket, close-on-exec, and one that waits (no O_NONBLOCK, which the
+ * two share): fcntl(2). It is the caller's. Returns it, or a negative VQ_E*: -VQ_EINVAL where a socket
+ * can't change its owner. Any thread.
+ */
+int vq_socket_dup(int fd);
+
+/*
  * The longest accept queue the system allows (somaxconn). Any thread.
  */
 int vq_socket_backlog_max(void);

@@ -181,6 +181,12 @@ func GetOption(fd, option int32) (int32, error) {
 	return int32(value), result(rc)
 }
 
+// DupSocket returns a second descriptor of a socket, one that waits.
+func DupSocket(fd int32) (int32, error) {
+	copied := C.vq_socket_dup(C.int(fd))
+	return int32(copied), result(copied)
+}
+
 // CloseSocket is close(2), for sockets without an op in flight.
 func CloseSocket(fd int32) error { return result(C.vq_socket_close(C.int(fd))) }
 

@@ -65,6 +65,9 @@ func SetOption(_, _, _ int32) error { return ErrNoDriver }
 // GetOption fails.
 func GetOption(_, _ int32) (int32, error) { return 0, ErrNoDriver }
 
+// DupSocket fails.
+func DupSocket(int32) (int32, error) { return -1, ErrNoDriver }
+
 // CloseSocket fails.
 func CloseSocket(int32) error { return ErrNoDriver }
 
