@@ -18,6 +18,8 @@ const (
 	opSendInline // small: done inside the enter that submits it, completes only when it fell short
 	opSend
 	opStaged // of a batch of the net door's writes; its slot is a place in that
+	opSendZC // of a zeroCopySend
+	opReset
 	opShutdown
 	opClose
 )

@@ -18,6 +18,8 @@ type workerStats struct {
 	accepted       uint64
 	acceptBackoffs uint64
 	edgesFull      uint64
+	zeroCopySends  uint64
+	zeroCopyCopied uint64
 	stagedBatches  uint64
 	stagedWrites   uint64
 	lastBatch      int
@@ -42,6 +44,8 @@ type WorkerStats struct {
 	Accepted       uint64 // connections that servers took
 	AcceptBackoffs uint64 // pauses of an accept for want of descriptors or memory
 	EdgesFull      uint64 // messages that took the inbox, the mesh's edge being full
+	ZeroCopySends  uint64 // sends without a copy: Config.ZeroCopyMin
+	ZeroCopyCopied uint64 // of them, those that the kernel copied after all
 	StagedBatches  uint64 // batches of the net door's staged writes
 	StagedWrites   uint64 // sends in them: one for each connection that had written
 
@@ -79,7 +83,9 @@ func (w *worker) snapshot() WorkerStats {
 		QuietSends: st.quietSends, QuietShort: st.quietShort, RingFull: st.ringFull,
 		Overflows: st.overflows, NoBuffers: st.noBuffers, Spills: st.spills,
 		WritesFull: st.writesFull, Accepted: st.accepted, AcceptBackoffs: st.acceptBackoffs,
-		EdgesFull: st.edgesFull, StagedBatches: st.stagedBatches, StagedWrites: st.stagedWrites,
+		EdgesFull:     st.edgesFull,
+		ZeroCopySends: st.zeroCopySends, ZeroCopyCopied: st.zeroCopyCopied,
+		StagedBatches: st.stagedBatches, StagedWrites: st.stagedWrites,
 		Tasks: w.tasks, Streams: w.streams, Slots: w.slots.used,
 		Timers: w.timers.wheel.Pending(),
 	}

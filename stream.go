@@ -42,7 +42,10 @@ type Stream struct {
 	released   bool // the descriptor is on its way out
 	lingers    bool // close(2) may block
 	lending    bool // in w.lending
-	wantRoom   bool // a handler met ErrFull and waits for OnWritable
+	// The kernel copies what it is given not to: for good, that depends on the route.
+	copiedAnyway bool
+	wasReset     bool // by reset
+	wantRoom     bool // a handler met ErrFull and waits for OnWritable
 
 	recv       receive
 	send       sending
@@ -78,7 +81,7 @@ func (s *Stream) complete(kind opKind, res int32, flags uint32) {
 		s.onSendInline(res)
 	case opSend:
 		s.onSend(res)
-	case opShutdown:
+	case opShutdown, opReset:
 		s.inFlight--
 		s.settle()
 	case opConnect:
@@ -126,7 +129,7 @@ func (s *Stream) abandon() {
 	}
 	s.abandoned = true
 	if o := s.send.out; o != nil && o.busy && o.blocked {
-		s.w.stageCancel(opSend, s.slot)
+		s.cancelSend()
 	} else {
 		s.dropOut()
 	}

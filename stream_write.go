@@ -351,25 +351,24 @@ func (s *Stream) writeDirect(t *task, p []byte) (int, error) {
 	o.push(segment{addr: unsafe.Pointer(&p[0]), len: len(p), direct: d})
 	s.markDirty()
 	cancelled := false
-	for !d.ended {
+	for !d.over() {
 		t.park()
-		if d.ended {
-			break
-		}
-		if s.interrupted(t) == nil {
+		if d.over() || s.interrupted(t) == nil {
 			continue
 		}
-		if !o.busy {
+		if !d.ended && !o.busy {
 			o.dropDirect(d)
-			break
 		}
-		if !cancelled && o.blocked {
+		switch {
+		case d.ended && d.held > 0:
+			s.reset() // else the peer would decide when the memory is free
+		case !d.ended && !cancelled && o.blocked:
 			cancelled = true
-			s.w.stageCancel(opSend, s.slot)
+			s.cancelSend()
 		}
 	}
 	s.shrinkOut()
-	if d.sent < len(p) {
+	if d.sent < len(p) || s.wasReset {
 		if err := s.interrupted(t); err != nil {
 			return d.sent, err
 		}
@@ -454,6 +453,10 @@ func (s *Stream) stageInline() {
 // waits in the kernel.
 func (s *Stream) stageQueue() {
 	o := s.send.out
+	if s.zeroCopies(o) {
+		s.stageZeroCopy(o)
+		return
+	}
 	o.busy = true
 	addr, length := o.gather()
 	op := uint8(core.OpSend)
@@ -547,6 +550,12 @@ func (s *Stream) onSend(res int32) {
 	} else {
 		s.w.stats.quietShort++
 	}
+	s.endSend(res)
+}
+
+// endSend goes on after a send of the queue that completed with res.
+func (s *Stream) endSend(res int32) {
+	o := s.send.out
 	o.busy = false
 	if res > 0 {
 		o.advance(int(res))

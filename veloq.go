@@ -93,6 +93,13 @@ type Config struct {
 	// ArenaSize is each of a worker's two areas for a turn's small sends in bytes, default 1 MiB.
 	ArenaSize int
 
+	// ZeroCopyMin is how many bytes in one piece are sent without a copy: leases, and tasks' writes of
+	// over 16 KiB; 0, the default, is none. The kernel then reads the bytes until the peer's system has
+	// acknowledged them: a lease keeps its buffer, and a Write returns, only then. A Write that is
+	// given up meanwhile resets the connection. It costs less only for large pieces on a real network:
+	// where the kernel reports that it copied, as on loopback, a stream stops by itself. io_uring
+	// since Linux 6.2; other drivers copy.
+	ZeroCopyMin int
 	// Stage says whether the net door's small writes go out together by worker 0; StageAuto by default.
 	// The environment's VELOQ_STAGE, "auto", "on" or "off", then decides.
 	Stage StageMode
@@ -149,6 +156,8 @@ func (c *Config) check() error {
 		return configError("Spin must be 0 to 1s, is %v", c.Spin)
 	case c.ReadLimit < 1 || c.ReadLimit > 1<<30 || c.WriteHigh < 1 || c.WriteHigh > 1<<30 || c.InboxLimit < 1:
 		return configError("ReadLimit and WriteHigh must be at most 1 GiB, and like InboxLimit positive")
+	case c.ZeroCopyMin < 0:
+		return configError("ZeroCopyMin must not be negative, is %d", c.ZeroCopyMin)
 	case c.CloseTimeout < 0:
 		return configError("CloseTimeout must not be negative, is %v", c.CloseTimeout)
 	case !power(c.SubmissionEntries, 8, 32768):

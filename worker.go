@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/veloq/veloq/internal/core"
 	"github.com/veloq/veloq/internal/gid"
@@ -52,12 +53,14 @@ type worker struct {
 	streams        int
 	completions    []core.CQE
 	buffers        bufferGroup
-	unread         []*Stream  // may have unread bytes
-	lending        []*Stream  // may have leases in their queues
-	holders        []*task    // wait in a WriteLease
-	resumed        []*Stream  // handlers that get what was kept
-	dirty          streamList // have something to send
-	settling       streamList // are shutting down or closing
+	unread         []*Stream      // may have unread bytes
+	lending        []*Stream      // may have leases in their queues
+	holders        []*task        // wait in a WriteLease
+	resumed        []*Stream      // handlers that get what was kept
+	dirty          streamList     // have something to send
+	settling       streamList     // are shutting down or closing
+	zeroCopyMin    int            // Config.ZeroCopyMin, 0 where the driver can't
+	noAddr         unsafe.Pointer // nil until a connection is reset
 	arena          *arena
 	sentArena      *arena
 	quiet          []*Stream // whose quiet sends are not confirmed
@@ -121,6 +124,9 @@ func (w *worker) setUp() error {
 	w.driver = driver
 	if report.Caps&core.CapSkipSuccess != 0 {
 		w.skipSuccess = core.SQESkipSuccess
+	}
+	if report.Caps&core.CapSendZC != 0 {
+		w.zeroCopyMin = c.ZeroCopyMin
 	}
 	for _, a := range []**arena{&w.arena, &w.sentArena} {
 		if *a, err = newArena(c.ArenaSize); err != nil {
@@ -291,8 +297,15 @@ func (w *worker) finished() bool {
 		return false
 	}
 	for i := range w.slots.slots {
-		if s, ok := w.slots.slots[i].owner.(*Stream); ok && s.inFlight > 0 {
-			return false
+		switch o := w.slots.slots[i].owner.(type) {
+		case *Stream:
+			if o.inFlight > 0 {
+				return false
+			}
+		case *zeroCopySend:
+			if o.direct != nil {
+				return false
+			}
 		}
 	}
 	return true
@@ -389,6 +402,7 @@ func (w *worker) freeMemory() {
 	for _, c := range w.chunkFree {
 		c.free()
 	}
+	core.Free(w.noAddr)
 	w.arena.free()
 	w.sentArena.free()
 	if st := w.stager.Load(); st != nil {

@@ -234,6 +234,8 @@ func totals(rt *veloq.Runtime) veloq.WorkerStats {
 		sum.WritesFull += w.WritesFull
 		sum.Accepted += w.Accepted
 		sum.AcceptBackoffs += w.AcceptBackoffs
+		sum.ZeroCopySends += w.ZeroCopySends
+		sum.ZeroCopyCopied += w.ZeroCopyCopied
 		sum.Streams += w.Streams
 		sum.Buffers += w.Buffers
 		sum.BuffersFree += w.BuffersFree

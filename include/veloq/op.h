@@ -141,6 +141,7 @@ enum {
 	VQ_ACCEPT_MULTISHOT = 1u << 0,
 	VQ_POLL_MULTISHOT = 1u << 0,
 	VQ_TIMEOUT_UPDATE = 1u << 1,
+	VQ_SEND_ZC_REPORT = 1u << 3, /* the NOTIF says whether it was copied after all; Linux 6.2 */
 };
 
 enum {
@@ -163,6 +164,9 @@ enum {
 	VQ_CQE_BUF_MORE = 1u << 4, /* the driver will put more into the same buffer */
 	VQ_CQE_BUFFER_SHIFT = 16,
 };
+
+/* In the res of a VQ_CQE_NOTIF, with VQ_SEND_ZC_REPORT. */
+#define VQ_NOTIF_COPIED ((int32_t)0x80000000)
 
 /* In the driver's flags word. */
 enum {

@@ -29,6 +29,7 @@ const (
 	RecvMultishot   = 1 << 1
 	AcceptMultishot = 1 << 0
 	TimeoutUpdate   = 1 << 1
+	SendZCReport    = 1 << 3
 
 	MsgDontWait = 0x40
 	MsgWaitAll  = 0x100
@@ -45,6 +46,9 @@ const (
 	CQEBufMore     = 1 << 4
 	cqeBufferShift = 16
 
+	// NotifCopied is in the result of a CQENotif.
+	NotifCopied = -1 << 31
+
 	sqCQOverflow = 1 << 1
 	sqTaskrun    = 1 << 2
 )
@@ -54,6 +58,8 @@ const (
 	ErrnoNOENT       = 2
 	ErrnoINTR        = 4
 	ErrnoAGAIN       = 11
+	ErrnoINVAL       = 22
+	ErrnoOPNOTSUPP   = 95
 	ErrnoNOMEM       = 12
 	ErrnoNFILE       = 23
 	ErrnoMFILE       = 24
