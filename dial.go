@@ -7,19 +7,71 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/veloq/veloq/internal/core"
 )
 
-// Dialer says how connections are made from a worker. The zero value is package net's defaults.
+// Dialer says how connections are made, in all doors. The zero value is package net's defaults.
 type Dialer struct {
 	// Timeout bounds the whole Dial, resolution included; 0 leaves that to the system.
 	Timeout time.Duration
-	// LocalAddr is the address to dial from; nil lets the system choose.
-	LocalAddr *net.TCPAddr
+	// Deadline does too, as a point in time; the earlier of the two holds.
+	Deadline time.Time
+	// LocalAddr is the address to dial from, of the network's type; nil lets the system choose.
+	LocalAddr net.Addr
+	// FallbackDelay is how long the net door waits for IPv6 before it tries IPv4 beside it, RFC 6555:
+	// 0 is 300 ms, negative turns that off. The worker doors try one address after another.
+	FallbackDelay time.Duration
 	// KeepAlive is the keep-alive period: 0 is 15 s, negative turns it off.
 	KeepAlive time.Duration
+	// KeepAliveConfig says more about that, if its Enable is set: KeepAlive is then ignored.
+	KeepAliveConfig net.KeepAliveConfig
+	// Resolver finds the addresses of names; nil is net.DefaultResolver.
+	Resolver *net.Resolver
+	// Control is called between the making of the socket and connect (or bind), with "tcp4" or "tcp6"
+	// (in the net door also "udp4", "udp6", "unix" and so on) and the address; its error ends the
+	// attempt. It must not keep the connection, and on a worker not wait.
+	Control func(network, address string, c syscall.RawConn) error
+	// ControlContext is called instead of Control, with the context of the Dial, on a worker the task's.
+	ControlContext func(ctx context.Context, network, address string, c syscall.RawConn) error
+
+	multipath multipath
+}
+
+// control calls what is to be called on a socket before it connects.
+func (d *Dialer) control(ctx context.Context, family uint16, to *net.TCPAddr, fd int32) error {
+	switch network := networkOfFamily(family); {
+	case d.ControlContext != nil:
+		return d.ControlContext(ctx, network, to.String(), rawSocket(fd))
+	case d.Control != nil:
+		return d.Control(network, to.String(), rawSocket(fd))
+	}
+	return nil
+}
+
+// until returns the end of a Dial that begins now; the zero time is none.
+func (d *Dialer) until() time.Time {
+	until := d.Deadline
+	if d.Timeout != 0 {
+		if t := time.Now().Add(d.Timeout); until.IsZero() || t.Before(until) {
+			until = t
+		}
+	}
+	return until
+}
+
+// localTCP returns LocalAddr as what the worker doors dial from.
+func (d *Dialer) localTCP() (*net.TCPAddr, error) {
+	if d.LocalAddr == nil {
+		return nil, nil //nolint:nilnil // none is asked for
+	}
+	local, ok := d.LocalAddr.(*net.TCPAddr)
+	if !ok {
+		return nil, &net.AddrError{Err: "mismatched local address type", Addr: d.LocalAddr.String()}
+	}
+	return local, nil
 }
 
 // Dial connects to address, as package net takes it, on "tcp", "tcp4" or "tcp6". A name's addresses
@@ -37,20 +89,21 @@ func (d *Dialer) DialStream(c *Context, network, address string) (*Stream, error
 	if err != nil {
 		return nil, opError("dial", network, nil, netError(err))
 	}
-	var until time.Time
-	if d.Timeout > 0 {
-		until = time.Now().Add(d.Timeout)
-	}
-	list, err := d.resolve(c, network, address, until)
+	until := d.until()
+	local, err := d.localTCP()
+	var list []netip.AddrPort
 	if err == nil {
-		list, err = d.sameFamily(list)
+		list, err = d.resolve(c, network, address, until)
+	}
+	if err == nil {
+		list, err = sameFamily(local, list)
 	}
 	if err != nil {
 		return nil, opError("dial", network, nil, err)
 	}
 	var first error
 	for _, addr := range list {
-		s, err := d.connect(t, network, addr, until)
+		s, err := d.connect(t, network, local, addr, until)
 		if err == nil {
 			return s, nil
 		}
@@ -74,29 +127,29 @@ func (d *Dialer) resolve(c *Context, network, address string, until time.Time) (
 			ctx, cancel = context.WithDeadline(ctx, until)
 			defer cancel()
 		}
-		return lookup(ctx, network, address)
+		return lookup(ctx, d.Resolver, network, address)
 	})
 }
 
-// sameFamily keeps the addresses that LocalAddr can reach.
-func (d *Dialer) sameFamily(list []netip.AddrPort) ([]netip.AddrPort, error) {
-	if d.LocalAddr == nil || d.LocalAddr.IP == nil || d.LocalAddr.IP.IsUnspecified() {
+// sameFamily keeps the addresses that local can reach.
+func sameFamily(local *net.TCPAddr, list []netip.AddrPort) ([]netip.AddrPort, error) {
+	if local == nil || local.IP == nil || local.IP.IsUnspecified() {
 		return list, nil
 	}
 	family := "tcp6"
-	if d.LocalAddr.IP.To4() != nil {
+	if local.IP.To4() != nil {
 		family = "tcp4"
 	}
 	list, err := suitable(family, "", list)
 	if err != nil {
-		return nil, &net.AddrError{Err: "no suitable address found", Addr: d.LocalAddr.String()}
+		return nil, &net.AddrError{Err: "no suitable address found", Addr: local.String()}
 	}
 	return list, nil
 }
 
 // bindAddr is the local address for a socket of that family: a wildcard is any family's.
-func (d *Dialer) bindAddr(family uint16) core.Addr {
-	local := d.LocalAddr.AddrPort()
+func bindAddr(tcp *net.TCPAddr, family uint16) core.Addr {
+	local := tcp.AddrPort()
 	ip := local.Addr().Unmap()
 	if !ip.IsValid() || ip.IsUnspecified() {
 		ip = netip.IPv6Unspecified()
@@ -108,7 +161,7 @@ func (d *Dialer) bindAddr(family uint16) core.Addr {
 }
 
 // connect tries one address.
-func (d *Dialer) connect(t *task, network string, addr netip.AddrPort, until time.Time) (*Stream, error) {
+func (d *Dialer) connect(t *task, network string, local *net.TCPAddr, addr netip.AddrPort, until time.Time) (*Stream, error) {
 	w := t.ctx.w
 	asked := net.TCPAddrFromAddrPort(addr) // what errors name
 	ip := addr.Addr().Unmap()
@@ -126,8 +179,8 @@ func (d *Dialer) connect(t *task, network string, addr netip.AddrPort, until tim
 		family = core.AF4
 	}
 	var source net.Addr
-	if d.LocalAddr != nil {
-		source = d.LocalAddr
+	if local != nil {
+		source = local
 	}
 	fail := func(call string, err error) error {
 		return &net.OpError{
@@ -136,13 +189,17 @@ func (d *Dialer) connect(t *task, network string, addr netip.AddrPort, until tim
 		}
 	}
 	sc := core.SocketConfig{Flags: core.SocketNoDelay}
-	keepAlive(&sc, d.KeepAlive)
+	keepAlive(&sc, d.KeepAlive, d.KeepAliveConfig)
 	fd, call, err := core.OpenStream(family, &sc)
 	if err != nil {
 		return nil, fail(call.String(), err)
 	}
-	if d.LocalAddr != nil {
-		from := d.bindAddr(family)
+	if err := d.control(&t.ctx, family, asked, fd); err != nil {
+		_ = core.CloseSocket(fd)
+		return nil, &net.OpError{Op: "dial", Net: network, Source: source, Addr: asked, Err: err}
+	}
+	if local != nil {
+		from := bindAddr(local, family)
 		if err := core.Bind(fd, &from); err != nil {
 			_ = core.CloseSocket(fd)
 			return nil, fail("bind", err)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -45,11 +46,17 @@ type Listener struct {
 	err      error
 }
 
-// ListenConfig says how a listener and its connections are made. The zero value is package net's
-// defaults.
+// ListenConfig says how a listener and its connections are made, in all doors. The zero value is package
+// net's defaults.
 type ListenConfig struct {
+	// Control is called between the making of the socket and bind, with "tcp4" or "tcp6" (in the net
+	// door also "udp4", "udp6", "unix" and so on) and the address, on a goroutine of the caller's or,
+	// for a server, any; its error ends the listening. It must not keep the connection.
+	Control func(network, address string, c syscall.RawConn) error
 	// KeepAlive is the keep-alive period of accepted connections: 0 is 15 s, negative turns it off.
 	KeepAlive time.Duration
+	// KeepAliveConfig says more about that, if its Enable is set: KeepAlive is then ignored.
+	KeepAliveConfig net.KeepAliveConfig
 	// Backlog is the length of the kernel's accept queue; 0 is the longest the system allows.
 	Backlog int
 	// ReusePort sets SO_REUSEPORT, socket(7): several listeners share the port. Windows has no such
@@ -65,6 +72,8 @@ type ListenConfig struct {
 	// MaxConns bounds a server's open connections on each worker; 0 leaves that to RLIMIT_NOFILE.
 	// At the bound further ones wait in the kernel's accept queue.
 	MaxConns int
+
+	multipath multipath
 }
 
 // DualStack says whether a wildcard listener serves both IP versions.
@@ -101,20 +110,30 @@ func (lc *ListenConfig) socketConfig() core.SocketConfig {
 	if lc.ReusePort {
 		sc.Flags |= core.SocketReusePort
 	}
-	keepAlive(&sc, lc.KeepAlive)
+	keepAlive(&sc, lc.KeepAlive, lc.KeepAliveConfig)
 	return sc
 }
 
-func keepAlive(sc *core.SocketConfig, period time.Duration) {
-	if period < 0 {
-		return
+// keepAlive takes a KeepAlive and a KeepAliveConfig, which package net's Dialer has too.
+func keepAlive(sc *core.SocketConfig, period time.Duration, config net.KeepAliveConfig) {
+	if !config.Enable {
+		if period < 0 {
+			return
+		}
+		config = net.KeepAliveConfig{Idle: period, Interval: period}
 	}
-	if period == 0 {
-		period = defaultKeepAlive
+	seconds := func(d time.Duration) int32 {
+		switch {
+		case d == 0:
+			d = defaultKeepAlive
+		case d < 0:
+			return 0 // as it is
+		}
+		return int32((d + time.Second - 1) / time.Second)
 	}
-	secs := int32((period + time.Second - 1) / time.Second)
 	sc.Flags |= core.SocketKeepAlive
-	sc.KeepIdleS, sc.KeepIntervalS = secs, secs
+	sc.KeepIdleS, sc.KeepIntervalS = seconds(config.Idle), seconds(config.Interval)
+	sc.KeepCount = int32(max(config.Count, 0))
 }
 
 // open makes a listening socket on addr; share lets later ones have the port too. Any goroutine.
@@ -140,6 +159,7 @@ func (lc *ListenConfig) open(network string, addr netip.AddrPort, share bool) (i
 	if family == core.AF4 && !ip.Is4() {
 		return -1, nil, &net.AddrError{Err: "no suitable address found", Addr: addr.String()}
 	}
+	asked := net.TCPAddrFromAddrPort(addr)
 	addr = netip.AddrPortFrom(ip, addr.Port())
 	sc := lc.socketConfig()
 	sc.Flags |= v6
@@ -150,6 +170,12 @@ func (lc *ListenConfig) open(network string, addr netip.AddrPort, share bool) (i
 	fd, call, err := core.OpenStream(family, &sc)
 	if err != nil {
 		return -1, nil, os.NewSyscallError(call.String(), sysErr(err))
+	}
+	if lc.Control != nil {
+		if err := lc.Control(networkOfFamily(family), asked.String(), rawSocket(fd)); err != nil {
+			_ = core.CloseSocket(fd)
+			return -1, nil, err
+		}
 	}
 	at := coreAddr(addr, family)
 	bound, call, err := bindAndListen(fd, &at, backlog, share)
@@ -190,7 +216,7 @@ func resolveListen(ctx context.Context, network, address string) (netip.AddrPort
 		}
 		return list[0], nil
 	}
-	list, err := lookup(ctx, network, address)
+	list, err := lookup(ctx, nil, network, address)
 	if err != nil {
 		return netip.AddrPort{}, opError("listen", network, nil, err)
 	}

@@ -139,6 +139,28 @@ var supportsIPv6 = sync.OnceValue(func() bool {
 	return core.Bind(fd, &loopback) == nil
 })
 
+func networkOfFamily(family uint16) string {
+	if family == core.AF4 {
+		return "tcp4"
+	}
+	return "tcp6"
+}
+
+// rawSocket is what Control functions get of a socket that is not connected yet.
+type rawSocket int32
+
+// Control implements syscall.RawConn.
+func (fd rawSocket) Control(f func(fd uintptr)) error {
+	f(uintptr(fd))
+	return nil
+}
+
+// Read implements syscall.RawConn.
+func (rawSocket) Read(func(uintptr) bool) error { return errors.ErrUnsupported }
+
+// Write implements syscall.RawConn.
+func (rawSocket) Write(func(uintptr) bool) error { return errors.ErrUnsupported }
+
 // literal parses host:port where the host is an IP address or empty and the port a number: what
 // needs no resolver. An empty host yields an address that is not valid.
 func literal(address string) (netip.AddrPort, bool) {
@@ -162,13 +184,13 @@ func literal(address string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(ip, uint16(n)), true
 }
 
-// lookup resolves address by net.DefaultResolver into at least one address that network allows.
-func lookup(ctx context.Context, network, address string) ([]netip.AddrPort, error) {
+// lookup resolves address into at least one address that network allows.
+func lookup(ctx context.Context, resolver *net.Resolver, network, address string) ([]netip.AddrPort, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
-	n, err := net.DefaultResolver.LookupPort(ctx, network, port)
+	n, err := resolver.LookupPort(ctx, network, port)
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +198,7 @@ func lookup(ctx context.Context, network, address string) ([]netip.AddrPort, err
 		return []netip.AddrPort{netip.AddrPortFrom(netip.Addr{}, uint16(n))}, nil
 	}
 	family := map[string]string{"tcp": "ip", "tcp4": "ip4", "tcp6": "ip6"}[network]
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, family, host)
+	ips, err := resolver.LookupNetIP(ctx, family, host)
 	if err != nil {
 		return nil, err
 	}

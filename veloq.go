@@ -9,6 +9,7 @@ package veloq
 import (
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"runtime"
@@ -239,9 +240,11 @@ type Runtime struct {
 
 	mu      sync.Mutex
 	servers map[*Server]struct{}
-	reports []core.Report
-	closed  chan struct{}
-	freed   bool
+	// listeners are those of the net door.
+	listeners map[io.Closer]struct{}
+	reports   []core.Report
+	closed    chan struct{}
+	freed     bool
 }
 
 // New starts a runtime. If a worker can't start, none does, and the error (a *DriverError where the
@@ -309,6 +312,7 @@ func (rt *Runtime) Workers() int { return len(rt.workers) }
 // can't wait for its own. Any goroutine. Blocks.
 func (rt *Runtime) Close() error {
 	rt.closing.Store(true)
+	rt.closeListeners()
 	for _, w := range rt.workers {
 		w.post(&note{do: (*worker).stop})
 	}
@@ -353,6 +357,7 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 		servers = append(servers, s)
 	}
 	rt.mu.Unlock()
+	rt.closeListeners()
 	var late error
 	for _, s := range servers {
 		if err := s.Shutdown(ctx); err != nil {
