@@ -5,6 +5,7 @@ package veloq
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"syscall"
@@ -68,7 +69,7 @@ func (s *Stream) quiesce(t *task) error {
 			return err
 		}
 	}
-	if err := s.recv.err; err != nil && !s.recv.ended() {
+	if err := s.recv.err; err != nil && err != io.EOF { //nolint:errorlint // io.EOF comes bare
 		return err // whoever reads the socket next would not see it
 	}
 	return nil
@@ -94,7 +95,7 @@ func (s *Stream) moveOut() (net.Conn, error) {
 		unread = append(unread, l.Bytes()...)
 		l.Release()
 	}
-	return netDoorConn(under, s.network.String(), unread, s.w.rt.stager)
+	return connOver(under, s.network.String(), unread, s.w.rt.stager), nil
 }
 
 // keptOptions are the options that package net sets on every connection it makes.
@@ -123,30 +124,40 @@ func (k *keptOptions) restore(fd int32) {
 // unread: what the caller took from it and has not used, such as the rest of a bufio.Reader. Deadlines
 // don't go along.
 //
-// conn is closed, as by its Close: goroutines that wait in it get net.ErrClosed, so let none. The
+// conn is closed, as by its Close. ErrBusy: a goroutine reads from it. The
 // stream is the caller's to close. After an error conn is what it was. errors.ErrUnsupported for
 // other types, and on Windows. Worker only, in a task. Blocks.
 func Attach(c *Context, conn net.Conn, unread ...[]byte) (*Stream, error) {
 	if _, err := c.task(); err != nil {
 		return nil, opError("attach", "", nil, netError(err))
 	}
-	under, network, d := belowConn(conn)
+	under, network, d := connBelow(conn)
 	if under == nil || !core.SharesSockets {
 		return nil, opError("attach", "", nil, errors.ErrUnsupported)
 	}
-	if d != nil {
-		if _, err := offload(c, func(context.Context) (struct{}, error) { return struct{}{}, d.leave() }); err != nil {
+	if d != nil && d.stage != nil {
+		if err := d.bypassBy(c); err != nil {
 			return nil, d.opError("attach", err)
 		}
 	}
+	var first []byte
+	if d != nil {
+		if !d.in.TryLock() {
+			d.resume()
+			return nil, d.opError("attach", ErrBusy)
+		}
+		first = d.in.unread
+		d.in.Unlock()
+	}
 	fd, err := dupConn(under)
 	if err != nil {
+		if d != nil {
+			d.resume()
+		}
 		return nil, renamed(err, "attach")
 	}
 	s := c.w.newStream(fd, network)
-	if d != nil {
-		s.keepCopy(d.takeUnread())
-	}
+	s.keepCopy(first)
 	for _, p := range unread {
 		s.keepCopy(p)
 	}
@@ -177,4 +188,33 @@ func dupConn(conn syscall.Conn) (int32, error) {
 		return -1, opError("attach", "", nil, os.NewSyscallError("fcntl", sysErr(failed)))
 	}
 	return fd, nil
+}
+
+// connBelow returns package net's connection of conn, its network's name as errors have it, and what
+// lies over it in the net door; nil if conn is nothing that a worker can have.
+func connBelow(conn net.Conn) (below syscall.Conn, network string, d *directIO) {
+	switch c := conn.(type) {
+	case *TCPConn:
+		if c.ok() {
+			return c.tcp, c.d.network, &c.d
+		}
+	case *net.TCPConn:
+		if c != nil {
+			return c, "tcp", nil
+		}
+	}
+	return nil, "", nil
+}
+
+// bypassBy is bypass for a task.
+func (d *directIO) bypassBy(c *Context) error {
+	d.stage.bypass(1)
+	if d.stage.idle() {
+		return nil
+	}
+	_, err := offload(c, func(context.Context) (struct{}, error) { return struct{}{}, d.flush() })
+	if err != nil {
+		d.stage.bypass(-1)
+	}
+	return err
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/veloq/veloq/internal/rawio"
@@ -40,24 +41,8 @@ type directIO struct {
 		n    int
 		err  error
 	}
-	stage struct {
-		sync.Mutex        // held while stage is called, never while anything waits
-		by         stager // nil if writes are never staged; does not change
-		bypassed   int    // nothing is staged while it is not 0
-	}
-}
-
-// A stager takes small writes, to send those of many connections together. What it took is sent
-// before anything else of the connection: everything here that sends otherwise, or lets others do so,
-// calls flush first.
-type stager interface {
-	// stage takes all of p, by copying it, or nothing: then it is sent at once, after a flush. The
-	// error is one that earlier bytes met, or that the write's deadline has passed. Called by one
-	// goroutine at a time.
-	stage(p []byte) (taken bool, err error)
-	// flush returns when everything taken is with the kernel, or never will be: then with the error,
-	// once. Any goroutine. Blocks.
-	flush() error
+	stage   *stagedSend // nil if writes are never staged; does not change
+	closing atomic.Bool // closed, but for what is staged
 }
 
 func (d *directIO) init(under net.Conn, raw syscall.RawConn, network string) {
@@ -83,7 +68,7 @@ func (d *directIO) read(p []byte) (int, error) {
 	r.Unlock()
 	switch {
 	case failed != nil:
-		return 0, renamed(failed, "read")
+		return 0, d.opError("read", d.cause(failed))
 	case err != nil:
 		return 0, d.opError("read", os.NewSyscallError("read", err))
 	case n == 0 && !d.packets:
@@ -117,26 +102,50 @@ func (d *directIO) write(p []byte) (int, error) {
 	w := &d.out
 	w.Lock()
 	defer w.Unlock()
-	switch taken, err := d.staged(p); {
-	case err != nil:
-		return 0, d.opError("write", err)
-	case taken:
-		return len(p), nil
+	if c := d.stage; c != nil {
+		if c.take(p) {
+			return len(p), nil
+		}
+		if err := d.clear(); err != nil {
+			return 0, d.opError("write", err)
+		}
 	}
 	if !rawio.Available {
 		return d.under.Write(p)
 	}
+	n, err := d.sendNow(p)
+	if err != nil {
+		err = d.opError("write", err)
+	}
+	return n, err
+}
+
+// sendNow sends all of p, with the lock held. The error is what goes into the OpError.
+func (d *directIO) sendNow(p []byte) (int, error) {
+	w := &d.out
 	w.p = p
 	failed := d.raw.Write(w.call)
 	n, err := w.n, w.err
 	w.p, w.n, w.err = nil, 0, nil
-	switch {
-	case failed != nil:
-		return n, renamed(failed, "write")
-	case err != nil:
-		return n, d.opError("write", wrapErrno("write", err))
+	if failed != nil {
+		return n, d.cause(failed)
+	}
+	if err != nil {
+		return n, wrapErrno("write", err)
 	}
 	return n, nil
+}
+
+// cause is what package net's error of a raw call was made of.
+func (d *directIO) cause(err error) error {
+	oe, ok := err.(*net.OpError) //nolint:errorlint // made for this call, wrapped by nobody
+	switch {
+	case !ok:
+		return err
+	case d.closing.Load():
+		return net.ErrClosed // its deadline is what woke the call
+	}
+	return oe.Err
 }
 
 // send is receive's counterpart; it is through when everything is sent.
@@ -159,53 +168,6 @@ func (d *directIO) send(fd uintptr) bool {
 	return true
 }
 
-// flush sends what is staged.
-func (d *directIO) flush() error {
-	if d.stage.by == nil {
-		return nil
-	}
-	return d.stage.by.flush()
-}
-
-// bypass is flush for when others will send by means that are not seen here: nothing is staged until
-// resume, or if that never comes, any more.
-func (d *directIO) bypass() error {
-	if d.stage.by == nil {
-		return nil
-	}
-	d.stage.Lock()
-	d.stage.bypassed++
-	d.stage.Unlock()
-	return d.stage.by.flush()
-}
-
-func (d *directIO) resume() {
-	if d.stage.by == nil {
-		return
-	}
-	d.stage.Lock()
-	d.stage.bypassed--
-	d.stage.Unlock()
-}
-
-// staged gives p to the stager, if there is one and it takes it. If not, what it has is sent first.
-func (d *directIO) staged(p []byte) (bool, error) {
-	if d.stage.by == nil {
-		return false, nil
-	}
-	taken := false
-	var err error
-	d.stage.Lock()
-	if d.stage.bypassed == 0 {
-		taken, err = d.stage.by.stage(p)
-	}
-	d.stage.Unlock()
-	if err == nil && !taken {
-		err = d.stage.by.flush()
-	}
-	return taken, err
-}
-
 // copyUnread is Read for as long as there are unread bytes.
 func (d *directIO) copyUnread(p []byte) int {
 	d.in.Lock()
@@ -213,17 +175,6 @@ func (d *directIO) copyUnread(p []byte) int {
 	n := copy(p, d.in.unread)
 	d.in.unread = d.in.unread[n:]
 	return n
-}
-
-func (d *directIO) close() error {
-	flushed := d.flush()
-	if err := d.under.Close(); err != nil {
-		return err
-	}
-	if flushed != nil {
-		return d.opError("close", flushed)
-	}
-	return nil
 }
 
 func (d *directIO) opError(op string, err error) error {

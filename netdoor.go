@@ -47,7 +47,7 @@ func ListenUnixgram(network string, laddr *net.UnixAddr) (*UnixConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newUnixConn(c, network, nil), nil
+	return newUnixConn(c, network, nil, defaultStager()), nil
 }
 
 // Dial is net.Dial, with all its networks. On TCP the connection is a *TCPConn, on unix(7) sockets a
@@ -67,7 +67,7 @@ func DialTCP(network string, laddr, raddr *net.TCPAddr) (*TCPConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newTCPConn(c, network, nil), nil
+	return newTCPConn(c, network, nil, defaultStager()), nil
 }
 
 // DialUnix is net.DialUnix. Any goroutine. Blocks.
@@ -76,7 +76,7 @@ func DialUnix(network string, laddr, raddr *net.UnixAddr) (*UnixConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newUnixConn(c, network, nil), nil
+	return newUnixConn(c, network, nil, defaultStager()), nil
 }
 
 // FileConn is net.FileConn: the connection has a copy of f's descriptor, and the caller closes f. Any
@@ -86,7 +86,7 @@ func FileConn(f *os.File) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return connOver(c, c.LocalAddr().Network()), nil
+	return connOver(c, c.LocalAddr().Network(), nil, defaultStager()), nil
 }
 
 // FileListener is net.FileListener: the listener has a copy of f's descriptor, and the caller closes f.
@@ -109,20 +109,28 @@ func FilePacketConn(f *os.File) (net.PacketConn, error) {
 	return packetConnOver(c, c.LocalAddr().Network()), nil
 }
 
+// stagerOf returns the stager of a runtime's connections, nil for the package's.
+func stagerOf(rt *Runtime) *stager {
+	if rt == nil {
+		return defaultStager()
+	}
+	return rt.stager
+}
+
 // connOver makes this package's connection of package net's, where there is one.
-func connOver(c net.Conn, network string) net.Conn {
+func connOver(c net.Conn, network string, unread []byte, st *stager) net.Conn {
 	switch c := c.(type) {
 	case *net.TCPConn:
-		return newTCPConn(c, network, nil)
+		return newTCPConn(c, network, unread, st)
 	case *net.UnixConn:
-		return newUnixConn(c, network, nil)
+		return newUnixConn(c, network, unread, st)
 	}
 	return c
 }
 
 func packetConnOver(c net.PacketConn, network string) net.PacketConn {
 	if c, ok := c.(*net.UnixConn); ok {
-		return newUnixConn(c, network, nil)
+		return newUnixConn(c, network, nil, defaultStager())
 	}
 	return c
 }
@@ -180,7 +188,7 @@ func (rt *Runtime) DialContext(ctx context.Context, network, address string) (ne
 	if rt.closing.Load() {
 		return nil, opError("dial", network, nil, ErrClosed)
 	}
-	return (&Dialer{}).DialContext(ctx, network, address)
+	return (&Dialer{}).dial(ctx, network, address, rt.stager)
 }
 
 func (rt *Runtime) addListener(l io.Closer) bool {

@@ -151,12 +151,16 @@ func (d *Dialer) Dial(network, address string) (net.Conn, error) {
 // DialContext is Dial until ctx is done: then it returns context.Canceled or a timeout, as package net
 // does. Any goroutine. Blocks.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	return d.dial(ctx, network, address, defaultStager())
+}
+
+func (d *Dialer) dial(ctx context.Context, network, address string, st *stager) (net.Conn, error) {
 	dialer := d.net()
 	c, err := dialer.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
-	return connOver(c, network), nil
+	return connOver(c, network, nil, st), nil
 }
 
 // DialTCP is net.Dialer's: no name is resolved. Any goroutine. Blocks.
@@ -166,7 +170,7 @@ func (d *Dialer) DialTCP(ctx context.Context, network string, laddr, raddr netip
 	if err != nil {
 		return nil, err
 	}
-	return newTCPConn(c, network, nil), nil
+	return newTCPConn(c, network, nil, defaultStager()), nil
 }
 
 // DialUnix is net.Dialer's. Any goroutine. Blocks.
@@ -176,7 +180,7 @@ func (d *Dialer) DialUnix(ctx context.Context, network string, laddr, raddr *net
 	if err != nil {
 		return nil, err
 	}
-	return newUnixConn(c, network, nil), nil
+	return newUnixConn(c, network, nil, defaultStager()), nil
 }
 
 // SetMultipathTCP says whether the net door dials MPTCP, RFC 8684, where the system can; package net

@@ -125,21 +125,25 @@ type stageEntry struct {
 	off, len int
 }
 
-// stagedSend is the stager's side of a connection. Its owner calls with the connection's write lock
-// held, unless a method says otherwise.
+// stagedSend is the stager's side of a connection. Its methods are called with the lock of the
+// connection's out held, unless they say otherwise.
 type stagedSend struct {
-	fd     int32
+	st     *stager
+	d      *directIO
+	fd     int32  // -1 before it was needed
 	direct uint32 // writes that were not staged
-	// resend is called, without a lock, on the worker when some bytes of a batch could not be sent:
-	// what is to follow is for a goroutine of its own.
-	resend func()
+	used   bool   // something was staged that may not be with the kernel yet
+
+	until   atomic.Int64 // the write deadline in Unix nanoseconds, 0 for none
+	waiting atomic.Int32 // goroutines in settle and awaitDone
 
 	// Under the stager's lock.
-	seq    uint64 // the last batch that has bytes of it
-	entry  int    // its place there
-	rest   []byte // what a send left over; goes out before anything else
-	failed int32  // the negative result of a staged send
-	closed bool   // takes no more
+	seq      uint64 // the last batch that has bytes of it
+	entry    int    // its place there
+	bypassed int    // nothing is staged while it is not 0
+	rest     []byte // what a send left over; goes out before anything else
+	failed   int32  // the negative result of a staged send
+	closed   bool   // takes no more
 }
 
 // newStager makes the stager of a worker that start gives when it is first needed.
@@ -149,16 +153,25 @@ func newStager(mode StageMode, start func() *worker) *stager {
 	return st
 }
 
-// take stages p, if that is what is done now; otherwise the caller sends it, after settle.
-func (st *stager) take(c *stagedSend, p []byte) bool {
-	if len(p) == 0 || len(p) > stageMax {
+// take stages p, if that is what is done now; otherwise the caller sends it, after clear.
+func (c *stagedSend) take(p []byte) bool {
+	st := c.st
+	if len(p) > stageMax {
 		return false
 	}
 	if !st.active.Load() {
-		if c.direct++; c.direct%stageProbeEvery != 0 || st.mode == StageOff {
+		if c.direct++; c.direct%stageProbeEvery != 0 {
 			return false
 		}
 		st.active.Store(true) // a probe: until the next flush, everybody stages
+	}
+	if until := c.until.Load(); until != 0 && until <= time.Now().UnixNano() {
+		return false
+	}
+	if c.fd < 0 {
+		if err := c.d.raw.Control(func(fd uintptr) { c.fd = int32(fd) }); err != nil {
+			return false
+		}
 	}
 	st.mu.Lock()
 	w := st.add(c, p)
@@ -171,12 +184,13 @@ func (st *stager) take(c *stagedSend, p []byte) bool {
 	if n != nil {
 		w.post(n) // one that ends has flushed, or will
 	}
+	c.used = c.used || w != nil
 	return w != nil
 }
 
 // add puts p into the filling batch and returns the batch's worker, nil if p must go another way.
 func (st *stager) add(c *stagedSend, p []byte) *worker {
-	if c.closed || c.failed != 0 || c.rest != nil || !st.ready() || st.w.busyWith() {
+	if c.closed || c.bypassed != 0 || c.failed != 0 || c.rest != nil || !st.ready() || st.w.busyWith() {
 		return nil
 	}
 	b := st.filling
@@ -264,71 +278,67 @@ func (st *stager) refuse() {
 	st.active.Store(false)
 }
 
-// settle waits until everything staged of c is with the kernel. It returns the error of what could not
-// be sent. until is the write deadline, zero for none: it is asked for each time around. A task of the
-// stager's own worker can't wait for it.
-func (st *stager) settle(c *stagedSend, until func() time.Time) error {
+// settle waits until everything staged is with the kernel, or the write deadline. It returns the error
+// of what could not be sent. A task of the stager's own worker can't wait for it.
+func (c *stagedSend) settle() error {
+	st := c.st
+	c.waiting.Add(1)
+	defer c.waiting.Add(-1)
 	st.mu.Lock()
+	defer st.mu.Unlock()
 	for c.seq > st.done {
 		if st.w != nil && st.w.busyWith() {
-			st.mu.Unlock()
 			return ErrWrongWorker
 		}
-		changed := st.awaited()
-		st.mu.Unlock()
-		if err := waitUntil(changed, until()); err != nil {
+		if err := st.await(c.until.Load()); err != nil {
 			return err
 		}
-		st.mu.Lock()
 	}
-	failed := c.failed
-	st.mu.Unlock()
-	if failed != 0 {
-		return os.NewSyscallError(core.NameWrite, core.Errno(-failed).Sys())
+	if c.failed != 0 {
+		return os.NewSyscallError(core.NameWrite, core.Errno(-c.failed).Sys())
 	}
 	return nil
 }
 
-// takeRest returns what a staged send left over, which the caller sends before anything else; what it
-// can't send it puts back. After settle.
-func (st *stager) takeRest(c *stagedSend) []byte {
+// awaitDone waits until no batch has bytes of c, for d at most, and reports whether none has. Needs no
+// other lock.
+func (c *stagedSend) awaitDone(d time.Duration) bool {
+	st := c.st
+	until := time.Now().Add(d).UnixNano()
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	rest := c.rest
-	c.rest = nil
-	return rest
+	for c.seq > st.done {
+		if (st.w != nil && st.w.busyWith()) || st.await(until) != nil {
+			return false
+		}
+	}
+	return true
 }
 
-// putBack keeps what is left of takeRest's bytes. Nothing has been staged since.
-func (st *stager) putBack(c *stagedSend, rest []byte) {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	c.rest = rest
-}
-
-// close takes no more bytes of c, and reports whether all it took are sent. Needs no write lock.
-func (st *stager) close(c *stagedSend) bool {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	c.closed = true
-	return c.seq <= st.done && c.rest == nil
-}
-
-// wake makes those that wait in settle look at their deadlines again. Needs no write lock.
-func (st *stager) wake() {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.tell()
-}
-
-// awaited returns the channel that is closed by the next tell.
-func (st *stager) awaited() <-chan struct{} {
+// await waits for a tell, at most until that Unix time in nanoseconds, 0 for ever; without the lock,
+// which is held before and after.
+func (st *stager) await(until int64) error {
 	if st.changed == nil {
 		st.changed = make(chan struct{})
 	}
-	return st.changed
+	changed := st.changed
+	st.mu.Unlock()
+	defer st.mu.Lock()
+	if until == 0 {
+		<-changed
+		return nil
+	}
+	timer := time.NewTimer(time.Until(time.Unix(0, until)))
+	defer timer.Stop()
+	select {
+	case <-changed:
+		return nil
+	case <-timer.C:
+		return os.ErrDeadlineExceeded
+	}
 }
 
+// tell wakes everybody in await.
 func (st *stager) tell() {
 	if st.changed != nil {
 		close(st.changed)
@@ -336,19 +346,57 @@ func (st *stager) tell() {
 	}
 }
 
-// waitUntil waits for ch at most until t, the zero time for ever.
-func waitUntil(ch <-chan struct{}, t time.Time) error {
-	if t.IsZero() {
-		<-ch
-		return nil
+// leftOver returns what a staged send left over, which goes out before anything else. While there is
+// some, nothing is staged. After settle.
+func (c *stagedSend) leftOver() []byte {
+	c.st.mu.Lock()
+	defer c.st.mu.Unlock()
+	return c.rest
+}
+
+// sentRest takes n bytes off what was left over.
+func (c *stagedSend) sentRest(n int) {
+	c.st.mu.Lock()
+	defer c.st.mu.Unlock()
+	if c.rest = c.rest[n:]; len(c.rest) == 0 {
+		c.rest = nil
 	}
-	timer := time.NewTimer(time.Until(t))
-	defer timer.Stop()
-	select {
-	case <-ch:
-		return nil
-	case <-timer.C:
-		return os.ErrDeadlineExceeded
+}
+
+// idle reports whether all that was taken is with the kernel. Needs no other lock.
+func (c *stagedSend) idle() bool {
+	c.st.mu.Lock()
+	defer c.st.mu.Unlock()
+	return c.seq <= c.st.done && c.rest == nil
+}
+
+// close takes no more bytes, and reports whether all that was taken is with the kernel. Needs no other
+// lock.
+func (c *stagedSend) close() bool {
+	c.st.mu.Lock()
+	defer c.st.mu.Unlock()
+	c.closed = true
+	return c.seq <= c.st.done && c.rest == nil
+}
+
+// bypass keeps c from being staged, by one reason more or less. Needs no other lock.
+func (c *stagedSend) bypass(reasons int) {
+	c.st.mu.Lock()
+	defer c.st.mu.Unlock()
+	c.bypassed += reasons
+}
+
+// setUntil is for the write deadline. Needs no other lock.
+func (c *stagedSend) setUntil(t time.Time) {
+	until := int64(0)
+	if !t.IsZero() {
+		until = t.UnixNano()
+	}
+	c.until.Store(until)
+	if c.waiting.Load() > 0 {
+		c.st.mu.Lock()
+		c.st.tell()
+		c.st.mu.Unlock()
 	}
 }
 
@@ -439,7 +487,7 @@ func (st *stager) complete(place uint32, res int32) {
 	}
 	st.mu.Unlock()
 	if !ended {
-		e.c.resend()
+		e.c.d.resend()
 	}
 }
 

@@ -35,11 +35,12 @@ func mustRaw(c syscall.Conn) syscall.RawConn {
 }
 
 // newTCPConn takes tcp over. network is what errors call it: the name that was dialed or listened on.
-// unread is delivered before anything is received.
-func newTCPConn(tcp *net.TCPConn, network string, unread []byte) *TCPConn {
+// unread is delivered before anything is received; st may stage what is written.
+func newTCPConn(tcp *net.TCPConn, network string, unread []byte, st *stager) *TCPConn {
 	c := &TCPConn{tcp: tcp}
 	c.d.init(tcp, mustRaw(tcp), network)
 	c.d.in.unread = unread
+	c.d.stageBy(st)
 	return c
 }
 
@@ -121,7 +122,7 @@ func (c *TCPConn) SetDeadline(t time.Time) error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
-	return c.tcp.SetDeadline(t)
+	return c.d.setDeadline(t)
 }
 
 // SetReadDeadline implements net.Conn. Any goroutine.
@@ -129,7 +130,7 @@ func (c *TCPConn) SetReadDeadline(t time.Time) error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
-	return c.tcp.SetReadDeadline(t)
+	return c.d.setReadDeadline(t)
 }
 
 // SetWriteDeadline implements net.Conn. Any goroutine.
@@ -137,7 +138,7 @@ func (c *TCPConn) SetWriteDeadline(t time.Time) error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
-	return c.tcp.SetWriteDeadline(t)
+	return c.d.setWriteDeadline(t)
 }
 
 // SetReadBuffer sets the size of the socket's receive buffer: SO_RCVBUF, socket(7). Any goroutine.
@@ -261,7 +262,7 @@ func (l *TCPListener) AcceptTCP() (*TCPConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newTCPConn(c, l.network, nil), nil
+	return newTCPConn(c, l.network, nil, stagerOf(l.rt)), nil
 }
 
 // Close stops listening: an Accept that waits returns net.ErrClosed. Accepted connections stay. Any

@@ -24,12 +24,15 @@ var (
 )
 
 // newUnixConn takes unix over. network is "unix", "unixgram" or "unixpacket"; unread is delivered
-// before anything is received.
-func newUnixConn(unix *net.UnixConn, network string, unread []byte) *UnixConn {
+// before anything is received; st may stage what is written to a stream.
+func newUnixConn(unix *net.UnixConn, network string, unread []byte, st *stager) *UnixConn {
 	c := &UnixConn{unix: unix}
 	c.d.init(unix, mustRaw(unix), network)
 	c.d.packets = network == "unixgram"
 	c.d.in.unread = unread
+	if network == "unix" {
+		c.d.stageBy(st)
+	}
 	return c
 }
 
@@ -111,7 +114,7 @@ func (c *UnixConn) SetDeadline(t time.Time) error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
-	return c.unix.SetDeadline(t)
+	return c.d.setDeadline(t)
 }
 
 // SetReadDeadline implements net.Conn. Any goroutine.
@@ -119,7 +122,7 @@ func (c *UnixConn) SetReadDeadline(t time.Time) error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
-	return c.unix.SetReadDeadline(t)
+	return c.d.setReadDeadline(t)
 }
 
 // SetWriteDeadline implements net.Conn. Any goroutine.
@@ -127,7 +130,7 @@ func (c *UnixConn) SetWriteDeadline(t time.Time) error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
-	return c.unix.SetWriteDeadline(t)
+	return c.d.setWriteDeadline(t)
 }
 
 // SetReadBuffer sets the size of the socket's receive buffer: SO_RCVBUF, socket(7). Any goroutine.
@@ -266,7 +269,7 @@ func (l *UnixListener) AcceptUnix() (*UnixConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newUnixConn(c, l.network, nil), nil
+	return newUnixConn(c, l.network, nil, stagerOf(l.rt)), nil
 }
 
 // SetUnlinkOnClose says whether Close removes the socket's file: by default it does if this listener
