@@ -96,8 +96,9 @@ type stager struct {
 	mu      sync.Mutex
 	w       *worker
 	filling *stageBatch
-	spare   *stageBatch   // while none is with the worker
-	sent    *stageBatch   // with the worker, until its enter is over
+	spare   *stageBatch // while none is with the worker
+	sent    *stageBatch // with the worker, until its enter is over
+	sentBy  *worker
 	begun   uint64        // number of the last batch that went to a worker
 	done    uint64        // number of the last one whose enter is over
 	changed chan struct{} // closed when done has moved, if somebody waits for that
@@ -320,6 +321,11 @@ func (c *stagedSend) awaitDone(d time.Duration) bool {
 func (st *stager) await(until int64) error {
 	if st.changed == nil {
 		st.changed = make(chan struct{})
+		if st.sent != nil {
+			// Quiet sends wake nobody: their worker may sleep and not know that they are over, or
+			// be about to.
+			st.sentBy.post(&note{do: func(w *worker) { w.hurried = true }})
+		}
 	}
 	changed := st.changed
 	st.mu.Unlock()
@@ -418,7 +424,8 @@ func (st *stager) flush(w *worker) {
 		return
 	}
 	st.begun = b.seq
-	st.filling, st.spare, st.sent = st.spare, nil, b
+	st.filling, st.spare, st.sent, st.sentBy = st.spare, nil, b, w
+	awaited := st.changed != nil
 	st.filling.seq = b.seq + 1
 	st.judge(len(b.entries), time.Since(st.started))
 	for i := range b.entries {
@@ -429,20 +436,27 @@ func (st *stager) flush(w *worker) {
 		}
 	}
 	st.mu.Unlock()
+	sends := uint64(0)
 	for i := range b.entries {
 		e := &b.entries[i]
 		if e.c == nil {
 			continue
 		}
+		sends++
 		sqe := w.stage(core.OpSend, opStaged, uint64(i))
 		sqe.FD = e.c.fd
 		sqe.Addr = uint64(uintptr(unsafe.Pointer(&b.mem[e.off])))
 		sqe.Len = uint32(e.len)
 		sqe.OpFlags = core.MsgDontWait | core.MsgWaitAll | core.MsgNoSignal
-		sqe.Flags = w.skipSuccess
+		if !awaited {
+			sqe.Flags = w.skipSuccess
+		}
 	}
 	w.stats.stagedBatches++
-	w.stats.stagedWrites += uint64(len(b.entries))
+	w.stats.stagedWrites += sends
+	if sends == 0 {
+		st.confirm(w) // no enter will say that it is over
+	}
 }
 
 // judge turns staging on or off by the size of a batch and how long it waited.

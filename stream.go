@@ -83,6 +83,7 @@ func (s *Stream) complete(kind opKind, res int32, flags uint32) {
 		s.onSend(res)
 	case opShutdown, opReset:
 		s.inFlight--
+		s.w.wake(s.send.writer)
 		s.settle()
 	case opConnect:
 		s.inFlight--

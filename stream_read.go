@@ -70,6 +70,9 @@ func (s *Stream) onRecv(res int32, flags uint32) {
 		return
 	}
 	if !s.recvArmed {
+		if s.paused {
+			s.w.wake(s.recv.reader) // which waits for that: Detach
+		}
 		s.armRecv()
 	}
 }

@@ -505,6 +505,7 @@ func (w *worker) confirm() {
 	}
 	w.quiet = w.quiet[:0]
 	if st := w.stager.Load(); st != nil {
+		w.hurried = false
 		st.confirm(w)
 	}
 }

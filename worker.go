@@ -65,6 +65,7 @@ type worker struct {
 	sentArena      *arena
 	quiet          []*Stream // whose quiet sends are not confirmed
 	partial        bool      // the last enter left submissions behind
+	hurried        bool      // somebody waits for the end of this turn's quiet sends
 	outFree        []*outbound
 	chunkFree      []*chunk
 	timers         timers
@@ -196,7 +197,7 @@ func (w *worker) cross() {
 // busy reports whether the worker itself has more to do at once.
 func (w *worker) busy() bool {
 	return w.runq.len > 0 || w.settling.len() > 0 || w.dirty.len() > 0 || len(w.resumed) > 0 ||
-		len(w.completions) > 0 || w.partial || w.buffers.offered || w.called()
+		len(w.completions) > 0 || w.partial || w.hurried || w.buffers.offered || w.called()
 }
 
 // called reports whether another thread has brought something: what is re-checked between saying
