@@ -1,0 +1,54 @@
+package tests
+
+// What of the net door only Linux has: raw system calls, splice, descriptors as messages.
+
+import (
+	"io"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func nonblocking(t *testing.T, c syscall.Conn) bool {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	require.NoError(t, err)
+	var flags uintptr
+	var errno syscall.Errno
+	require.NoError(t, raw.Control(func(fd uintptr) {
+		flags, _, errno = syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_GETFL, 0)
+	}))
+	require.Zero(t, errno)
+	return flags&syscall.O_NONBLOCK != 0
+}
+
+// Goal: a descriptor that somebody has set to blocking, as File().Fd() does, holds up nobody: reads
+// still obey the deadline, and the connection goes on. (Package net's Read blocks its thread then.)
+func TestNetdoorConn_BlockingDescriptor(t *testing.T) {
+	for _, network := range streamNetworks {
+		t.Run(network, func(t *testing.T) {
+			noLeak(t)
+			c, s := pair(t, netPackages[1], network)
+			f, err := c.File()
+			require.NoError(t, err)
+			f.Fd() // shares the file description, whose O_NONBLOCK it takes away
+			require.NoError(t, f.Close())
+			require.False(t, nonblocking(t, c), "nothing to be tested")
+			require.NoError(t, c.SetReadDeadline(time.Now().Add(10*time.Millisecond)))
+			_, err = c.Read(make([]byte, 1))
+			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+			require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
+			_, err = s.Write([]byte("late"))
+			require.NoError(t, err)
+			buf := make([]byte, 4)
+			_, err = io.ReadFull(c, buf)
+			require.NoError(t, err)
+			assert.Equal(t, "late", string(buf))
+		})
+	}
+}
+
