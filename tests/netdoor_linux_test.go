@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"io"
 	"os"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -80,5 +81,60 @@ func TestNetdoorListener_Backlog(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, c.Close())
 		require.NoError(t, l.Close())
+	}
+}
+
+// Goal: descriptors go through as messages, beside bytes and to Read's peer; one that arrives is open
+// and not inherited by programs that are started.
+func TestNetdoorUnix_PassesDescriptors(t *testing.T) {
+	for _, network := range []string{"unix", "unixpacket"} {
+		t.Run(network, func(t *testing.T) {
+			noLeak(t)
+			a, b := pair(t, netPackages[1], network)
+			c, s := a.(*veloq.UnixConn), b.(*veloq.UnixConn)
+			r, w, err := os.Pipe()
+			require.NoError(t, err)
+			defer func() { _ = r.Close() }()
+			n, oobn, err := c.WriteMsgUnix([]byte("take it"), syscall.UnixRights(int(w.Fd())), nil)
+			require.NoError(t, err)
+			require.NoError(t, w.Close())
+			assert.Equal(t, 7, n)
+			assert.Positive(t, oobn)
+			buf, oob := make([]byte, 16), make([]byte, 64)
+			n, oobn, _, _, err = s.ReadMsgUnix(buf, oob)
+			require.NoError(t, err)
+			assert.Equal(t, "take it", string(buf[:n]))
+			messages, err := syscall.ParseSocketControlMessage(oob[:oobn])
+			require.NoError(t, err)
+			require.Len(t, messages, 1)
+			fds, err := syscall.ParseUnixRights(&messages[0])
+			require.NoError(t, err)
+			require.Len(t, fds, 1)
+			flags, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fds[0]), syscall.F_GETFD, 0)
+			require.Zero(t, errno)
+			assert.NotZero(t, flags&syscall.FD_CLOEXEC)
+			passed := os.NewFile(uintptr(fds[0]), "passed")
+			_, err = passed.WriteString("through it")
+			require.NoError(t, err)
+			require.NoError(t, passed.Close())
+			got, err := io.ReadAll(r)
+			require.NoError(t, err)
+			assert.Equal(t, "through it", string(got))
+		})
+	}
+}
+
+// Goal: names without files.
+func TestNetdoorUnix_AbstractNames(t *testing.T) {
+	noLeak(t)
+	l, err := veloq.Listen("unix", "@veloq-"+strconv.Itoa(os.Getpid()))
+	require.NoError(t, err)
+	c, err := veloq.Dial("unix", l.Addr().String())
+	require.NoError(t, err)
+	s, err := l.Accept()
+	require.NoError(t, err)
+	require.NoError(t, roundTripBetween(c, s, "no file"))
+	for _, c := range []io.Closer{c, s, l} {
+		require.NoError(t, c.Close())
 	}
 }
