@@ -103,6 +103,9 @@ func (d *directIO) write(p []byte) (int, error) {
 	w.Lock()
 	defer w.Unlock()
 	if c := d.stage; c != nil {
+		if c.ends() {
+			return 0, d.opError("write", d.whyEnds())
+		}
 		if c.take(p) {
 			return len(p), nil
 		}

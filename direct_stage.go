@@ -4,6 +4,8 @@ package veloq
 
 import (
 	"net"
+	"os"
+	"syscall"
 	"time"
 
 	"github.com/veloq/veloq/internal/core"
@@ -46,6 +48,14 @@ func (d *directIO) whyClosed(err error) error {
 		return net.ErrClosed
 	}
 	return err
+}
+
+// whyEnds is what a Write gets after close or closeWrite.
+func (d *directIO) whyEnds() error {
+	if d.closing.Load() {
+		return net.ErrClosed
+	}
+	return os.NewSyscallError(core.NameWrite, syscall.EPIPE)
 }
 
 // flush sends what is staged, before somebody sends in another way. A Write that waits has seen to that
@@ -93,35 +103,56 @@ func (d *directIO) close() error {
 	if !d.closing.CompareAndSwap(false, true) {
 		return d.opError("close", net.ErrClosed)
 	}
-	if c.close() {
+	if c.close() || (c.awaitDone(settleGrace) && c.idle()) {
 		return d.under.Close()
 	}
 	past := time.Unix(1, 0)
-	_ = d.under.SetReadDeadline(past)
-	if c.awaitDone(settleGrace) && c.idle() {
-		return d.under.Close()
-	}
-	_ = d.under.SetWriteDeadline(past)
+	_ = d.under.SetDeadline(past)
+	c.setUntil(past)
 	go func() {
 		d.out.Lock() // whoever had it has been woken
 		defer d.out.Unlock()
-		c.until.Store(time.Now().Add(lateClose).UnixNano())
-		_ = d.under.SetWriteDeadline(time.Now().Add(lateClose))
-		_ = d.clear()
+		d.clearLate()
 		_ = d.under.Close()
 	}()
 	return nil
 }
 
-// lateClose is how long a closed connection goes on sending what was staged.
+// closeWrite shuts down the sending direction by shut, after what is staged, which it does not wait for.
+func (d *directIO) closeWrite(shut func() error) error {
+	c := d.stage
+	if c == nil || c.close() || (c.awaitDone(settleGrace) && c.idle()) {
+		return shut()
+	}
+	go func() {
+		d.out.Lock()
+		defer d.out.Unlock()
+		d.clearLate()
+		_ = shut()
+	}()
+	return nil
+}
+
+// clearLate is clear for the last bytes of a connection, whose deadline is its own.
+func (d *directIO) clearLate() {
+	until := time.Now().Add(lateClose)
+	d.stage.setUntil(until)
+	_ = d.under.SetWriteDeadline(until)
+	_ = d.clear()
+}
+
+// lateClose is how long a closed connection, or direction, goes on sending what was staged.
 const lateClose = 10 * time.Second
 
 func (d *directIO) setDeadline(t time.Time) error {
 	if err := d.checkOpen(); err != nil {
 		return err
 	}
-	if d.stage != nil {
-		d.stage.setUntil(t)
+	if c := d.stage; c != nil {
+		if c.ends() {
+			return d.under.SetReadDeadline(t)
+		}
+		c.setUntil(t)
 	}
 	return d.under.SetDeadline(t)
 }
@@ -137,13 +168,15 @@ func (d *directIO) setWriteDeadline(t time.Time) error {
 	if err := d.checkOpen(); err != nil {
 		return err
 	}
-	if d.stage != nil {
-		d.stage.setUntil(t)
+	if c := d.stage; c != nil {
+		if c.ends() {
+			return nil // nobody can write any more
+		}
+		c.setUntil(t)
 	}
 	return d.under.SetWriteDeadline(t)
 }
 
-// checkOpen keeps the deadlines of a connection that is still sending its last bytes.
 func (d *directIO) checkOpen() error {
 	if d.closing.Load() {
 		return &net.OpError{Op: "set", Net: d.network, Source: nil, Addr: d.under.LocalAddr(), Err: net.ErrClosed}

@@ -9,13 +9,16 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/veloq/veloq/internal/core"
 	"github.com/veloq/veloq/internal/rawio"
 )
 
@@ -82,7 +85,7 @@ func TestDirect_UnreadComesFirst(t *testing.T) {
 	for name, read := range ways {
 		t.Run(name, func(t *testing.T) {
 			a, b := connected(t)
-			c := newTCPConn(b.tcp, "tcp", []byte("was there "))
+			c := newTCPConn(b.tcp, "tcp", []byte("was there "), newStager(StageOff, nil))
 			_, err := a.Write([]byte("came now"))
 			require.NoError(t, err)
 			require.NoError(t, a.CloseWrite())
@@ -93,7 +96,7 @@ func TestDirect_UnreadComesFirst(t *testing.T) {
 	}
 	t.Run("deadline and close", func(t *testing.T) {
 		_, b := connected(t)
-		c := newTCPConn(b.tcp, "tcp", []byte("kept"))
+		c := newTCPConn(b.tcp, "tcp", []byte("kept"), newStager(StageOff, nil))
 		buf := make([]byte, 2)
 		require.NoError(t, c.SetReadDeadline(time.Unix(1, 0)))
 		_, err := c.Read(buf)
@@ -149,35 +152,23 @@ func TestDirect_CopiesTakeTheShortWay(t *testing.T) {
 	}
 }
 
-// notebook stages what is short, and sends it to the socket when it is flushed.
-type notebook struct {
-	mu      sync.Mutex
-	c       *TCPConn
-	kept    []byte
-	staged  int
-	refused error
-}
-
-func (n *notebook) stage(p []byte) (bool, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.refused != nil || len(p) > 8 {
-		return false, n.refused
-	}
-	n.kept = append(n.kept, p...)
-	n.staged++
-	return true, nil
-}
-
-func (n *notebook) flush() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if len(n.kept) == 0 {
-		return nil
-	}
-	_, err := n.c.tcp.Write(n.kept)
-	n.kept = nil
-	return err
+// stagingPair is connected, with the first end's writes staged; the worker that sends them is held up
+// until release.
+func stagingPair(t *testing.T) (a, b *TCPConn, release func()) {
+	t.Helper()
+	rt, err := New(Config{Workers: 1, Stage: StageOn})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = rt.Close() })
+	free, held := make(chan struct{}), make(chan struct{})
+	require.NoError(t, Go(rt, func(*Context) {
+		close(held)
+		<-free
+	}))
+	<-held
+	release = sync.OnceFunc(func() { close(free) })
+	t.Cleanup(release)
+	under, b := connected(t)
+	return newTCPConn(under.tcp, "tcp", nil, rt.stager), b, release
 }
 
 // Goal: what is staged goes before everything that is sent otherwise, whatever way that goes, and
@@ -228,22 +219,21 @@ func TestDirect_StagedBytesGoFirst(t *testing.T) {
 			return errors.Join(second(f.WriteString(next)), f.Close())
 		},
 	}
+	skipWithoutStaging(t)
 	for name, way := range ways {
 		for _, end := range []string{"CloseWrite", "Close"} {
 			t.Run(name+"/"+end, func(t *testing.T) {
-				if name == "SyscallConn" && !rawio.Available {
-					t.Skip("no raw calls here")
-				}
-				a, b := connected(t)
-				n := &notebook{c: a}
-				a.d.stage.by = n
+				a, b, release := stagingPair(t)
 				for _, word := range []string{"first", " ", "words, "} {
 					require.NoError(t, second(a.Write([]byte(word))))
 				}
-				require.Equal(t, 3, n.staged)
-				require.NoError(t, way(t, a))
-				require.NoError(t, second(a.Write([]byte(".")))) // the last bytes, staged again
-				require.Equal(t, name == "NetConn" || name == "File", n.staged == 3+piecesStaged(name))
+				require.False(t, a.d.stage.idle(), "staged, and still here")
+				done := make(chan error, 1)
+				go func() {
+					done <- errors.Join(way(t, a), second(a.Write([]byte("."))))
+				}()
+				release()
+				require.NoError(t, <-done)
 				if end == "Close" {
 					require.NoError(t, a.Close())
 				} else {
@@ -255,25 +245,159 @@ func TestDirect_StagedBytesGoFirst(t *testing.T) {
 			})
 		}
 	}
-	t.Run("an error comes out of the next Write", func(t *testing.T) {
-		a, _ := connected(t)
-		broken := errors.New("on purpose")
-		a.d.stage.by = &notebook{c: a, refused: broken}
+}
+
+// Goal: an end of the connection that a staged write meets is told by a later one.
+func TestDirect_StagedWriteFails(t *testing.T) {
+	skipWithoutStaging(t)
+	a, b, release := stagingPair(t)
+	require.NoError(t, b.SetLinger(0))
+	require.NoError(t, b.Close())
+	release()
+	for {
 		n, err := a.Write([]byte("x"))
+		if err == nil {
+			continue
+		}
 		assert.Zero(t, n)
-		require.ErrorIs(t, err, broken)
+		assert.True(t, errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET), "%v", err)
 		var oe *net.OpError
 		require.ErrorAs(t, err, &oe)
 		assert.Equal(t, "write", oe.Op)
-	})
+		break
+	}
+	require.NoError(t, a.Close())
 }
 
-// piecesStaged is how many of a way's own writes are short enough.
-func piecesStaged(way string) int {
-	if way == "net.Buffers" {
-		return 1
+// Goal: what a peer that does not read leaves over is kept in order, bounded, and goes out before FIN,
+// whatever the deadline; and neither CloseWrite nor Close waits for it.
+func TestDirect_StagedBytesOfASlowPeer(t *testing.T) {
+	skipWithoutStaging(t)
+	for _, end := range []string{"CloseWrite", "Close"} {
+		t.Run(end, func(t *testing.T) {
+			a, b, release := stagingPair(t)
+			release()
+			sent := 0
+			require.NoError(t, a.SetWriteDeadline(time.Now().Add(100*time.Millisecond)))
+			for {
+				p := make([]byte, 1000)
+				for i := range p {
+					p[i] = byte((sent + i) % 251)
+				}
+				n, err := a.Write(p)
+				sent += n
+				if err != nil {
+					require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+					break
+				}
+			}
+			if end == "Close" {
+				require.NoError(t, a.Close())
+				require.ErrorIs(t, a.Close(), net.ErrClosed)
+				require.ErrorIs(t, a.SetDeadline(time.Time{}), net.ErrClosed)
+			} else {
+				require.NoError(t, a.CloseWrite())
+			}
+			n, err := a.Write([]byte("late"))
+			assert.Zero(t, n)
+			require.Error(t, err)
+			got, err := io.ReadAll(b)
+			require.NoError(t, err)
+			require.Len(t, got, sent)
+			for i := range got {
+				if got[i] != byte(i%251) {
+					t.Fatalf("byte %d of %d is %d", i, sent, got[i])
+				}
+			}
+		})
 	}
-	return 0
+}
+
+// Goal: calls that wait for staged bytes end by a deadline that is set meanwhile, and by Close.
+func TestDirect_WaitingForStagedBytes(t *testing.T) {
+	skipWithoutStaging(t)
+	for name, end := range map[string]func(c *TCPConn) (want error, err error){
+		"deadline": func(c *TCPConn) (error, error) {
+			return os.ErrDeadlineExceeded, c.SetWriteDeadline(time.Now().Add(-time.Second))
+		},
+		"close": func(c *TCPConn) (error, error) { return net.ErrClosed, c.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b, release := stagingPair(t)
+			require.NoError(t, second(a.Write([]byte("staged"))))
+			result := make(chan error, 1)
+			go func() { result <- second(a.Write(make([]byte, 1<<20))) }()
+			for a.d.stage.waiting.Load() == 0 {
+				runtime.Gosched()
+			}
+			want, err := end(a)
+			require.NoError(t, err)
+			require.ErrorIs(t, <-result, want)
+			release()
+			buf := make([]byte, 6)
+			_, err = io.ReadFull(b, buf)
+			require.NoError(t, err)
+			assert.Equal(t, "staged", string(buf))
+		})
+	}
+}
+
+// Goal: staging turns itself on where several goroutines write at about the same time, and off where
+// one does.
+func TestStager_FindsOutWhetherItPays(t *testing.T) {
+	st := newStager(StageAuto, nil)
+	require.False(t, st.active.Load())
+	for range stageProbes {
+		st.judge(stageWorth, 0)
+	}
+	require.True(t, st.active.Load(), "probes found batches")
+	for range 100 {
+		st.judge(stageWorth, 0)
+	}
+	require.True(t, st.active.Load())
+	for range 100 {
+		st.judge(1, 0)
+	}
+	require.False(t, st.active.Load(), "batches of one")
+	for range stageProbes - 1 {
+		st.judge(stageWorth, 0)
+	}
+	st.judge(1, 0)
+	st.judge(stageWorth, 0)
+	require.False(t, st.active.Load(), "probes in a row")
+	st.judge(stageWorth, 0)
+	require.True(t, st.active.Load())
+	for range stageLateMax {
+		require.True(t, st.active.Load())
+		st.judge(stageWorth, 2*stageLate)
+	}
+	require.False(t, st.active.Load(), "late")
+	on := newStager(StageOn, nil)
+	on.judge(1, time.Second)
+	require.True(t, on.active.Load())
+}
+
+// Goal: connections outlive the runtime that staged their writes.
+func TestStager_RuntimeEnds(t *testing.T) {
+	skipWithoutStaging(t)
+	rt, err := New(Config{Workers: 1, Stage: StageOn})
+	require.NoError(t, err)
+	under, b := connected(t)
+	a := newTCPConn(under.tcp, "tcp", nil, rt.stager)
+	require.NoError(t, second(a.Write([]byte("before "))))
+	require.NoError(t, rt.Close())
+	require.NoError(t, second(a.Write([]byte("after"))))
+	require.NoError(t, a.Close())
+	got, err := io.ReadAll(b)
+	require.NoError(t, err)
+	assert.Equal(t, "before after", string(got))
+}
+
+func skipWithoutStaging(t *testing.T) {
+	t.Helper()
+	if !core.SharesSockets || !rawio.Available {
+		t.Skip("nothing is staged here")
+	}
 }
 
 func second[T any](_ T, err error) error { return err }

@@ -136,7 +136,8 @@ type stagedSend struct {
 	used   bool   // something was staged that may not be with the kernel yet
 
 	until   atomic.Int64 // the write deadline in Unix nanoseconds, 0 for none
-	waiting atomic.Int32 // goroutines in settle and awaitDone
+	waiting atomic.Int32 // goroutines in settle
+	ended   atomic.Bool  // takes no more
 
 	// Under the stager's lock.
 	seq      uint64 // the last batch that has bytes of it
@@ -144,7 +145,6 @@ type stagedSend struct {
 	bypassed int    // nothing is staged while it is not 0
 	rest     []byte // what a send left over; goes out before anything else
 	failed   int32  // the negative result of a staged send
-	closed   bool   // takes no more
 }
 
 // newStager makes the stager of a worker that start gives when it is first needed.
@@ -191,7 +191,7 @@ func (c *stagedSend) take(p []byte) bool {
 
 // add puts p into the filling batch and returns the batch's worker, nil if p must go another way.
 func (st *stager) add(c *stagedSend, p []byte) *worker {
-	if c.closed || c.bypassed != 0 || c.failed != 0 || c.rest != nil || !st.ready() || st.w.busyWith() {
+	if c.ended.Load() || c.bypassed != 0 || c.failed != 0 || c.rest != nil || !st.ready() || st.w.busyWith() {
 		return nil
 	}
 	b := st.filling
@@ -381,9 +381,12 @@ func (c *stagedSend) idle() bool {
 func (c *stagedSend) close() bool {
 	c.st.mu.Lock()
 	defer c.st.mu.Unlock()
-	c.closed = true
+	c.ended.Store(true)
 	return c.seq <= c.st.done && c.rest == nil
 }
+
+// ends reports whether close was called. Needs no other lock.
+func (c *stagedSend) ends() bool { return c.ended.Load() }
 
 // bypass keeps c from being staged, by one reason more or less. Needs no other lock.
 func (c *stagedSend) bypass(reasons int) {

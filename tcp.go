@@ -95,10 +95,7 @@ func (c *TCPConn) CloseWrite() error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
-	if err := c.d.flush(); err != nil {
-		return c.d.opError("close", err)
-	}
-	return c.tcp.CloseWrite()
+	return c.d.closeWrite(c.tcp.CloseWrite)
 }
 
 // LocalAddr implements net.Conn. The caller must not change what it returns. Any goroutine.

@@ -87,10 +87,7 @@ func (c *UnixConn) CloseWrite() error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
-	if err := c.d.flush(); err != nil {
-		return c.d.opError("close", err)
-	}
-	return c.unix.CloseWrite()
+	return c.d.closeWrite(c.unix.CloseWrite)
 }
 
 // LocalAddr implements net.Conn. The caller must not change what it returns. Any goroutine.
