@@ -167,7 +167,8 @@ func (m *Message) size() (n int) {
 // there can be (sendmmsg(2); elsewhere than on Linux one a datagram). flags are sendmsg(2)'s. It
 // returns how many entries went out completely; fewer than len(ms) only with an error, which is that
 // of the entry that did not. N of an entry is how many of its bytes went. A socket that refuses
-// segmentation offload, once, gets datagrams one by one from then on: see WriteSegments. It allocates
+// segmentation offload, once, gets datagrams one by one from then on: see WriteSegments. An ICMP
+// error that arrives between two datagrams of one system call is lost in the kernel. It allocates
 // nothing, once its memory has grown to the largest batch. The buffers are the caller's again when it
 // returns. Blocks. Any goroutine.
 func (c *UDPConn) WriteBatch(ms []Message, flags int) (int, error) {
@@ -177,14 +178,10 @@ func (c *UDPConn) WriteBatch(ms []Message, flags int) (int, error) {
 	if c.direct == nil {
 		return c.writeEach(ms)
 	}
-	for sent := 0; sent < len(ms); {
-		n, err := c.writeSome(ms[sent:], flags)
-		sent += n
-		if err != nil {
-			return sent, err
-		}
-	}
-	return len(ms), nil
+	w := &c.writer
+	w.begin(writeBatch, nil, nil, flags)
+	defer w.end()
+	return c.writeAll(ms)
 }
 
 // checkMessage finds what package net would refuse before it asks the kernel.

@@ -73,13 +73,23 @@ func gsoRefusal(errno syscall.Errno, size int) (limit int, refused bool) {
 	return 0, false
 }
 
+// writeAll is WriteBatch for who holds the sending direction.
+func (c *UDPConn) writeAll(ms []Message) (int, error) {
+	defer c.writer.batch.Clear()
+	for sent := 0; sent < len(ms); {
+		n, err := c.writeSome(ms[sent:])
+		sent += n
+		if err != nil {
+			return sent, err
+		}
+	}
+	return len(ms), nil
+}
+
 // writeSome sends some of ms, at least one unless it fails. A message that the kernel refuses to cut
 // is sent again in single datagrams, from where it stopped.
-func (c *UDPConn) writeSome(ms []Message, flags int) (int, error) {
+func (c *UDPConn) writeSome(ms []Message) (int, error) {
 	w := &c.writer
-	w.begin(writeBatch, nil, nil, flags)
-	defer w.end()
-	defer w.batch.Clear()
 	gso := c.gsoLimit()
 	var skip int // bytes of the first message that are out
 	pending := -1
@@ -119,11 +129,12 @@ func (c *UDPConn) writeSome(ms []Message, flags int) (int, error) {
 }
 
 // plan fills the writer's batch with messages, as many as fit, the first without its first skip
-// bytes. It returns how many, and if none, why.
+// bytes. It returns how many, and why not more if one is not valid.
 func (c *UDPConn) plan(ms []Message, gso, skip int) (int, error) {
 	w := &c.writer
 	w.batch.Clear()
 	w.ends = w.ends[:0]
+	defer w.batch.Seal()
 	for i := range ms {
 		m := &ms[i]
 		if w.batch.Len() >= rawio.MsgBatchMax {
@@ -141,7 +152,6 @@ func (c *UDPConn) plan(ms []Message, gso, skip int) (int, error) {
 		skip = 0
 		w.ends = append(w.ends, w.batch.Len())
 	}
-	w.batch.Seal()
 	return len(ms), nil
 }
 
@@ -236,15 +246,26 @@ func (c *UDPConn) account(ms []Message, n int) (done int) {
 // an error, which is Write's. It allocates nothing. p is the caller's again when it returns. Blocks.
 // Any goroutine.
 func (c *UDPConn) WriteSegments(p []byte, size int, addr netip.AddrPort) (int, error) {
-	m := [1]Message{{Buffers: [][]byte{p}, Addr: addr, SegmentSize: size}}
 	if size < 1 || size > payloadMax {
-		return 0, c.failed("write", c.addrOf(&m[0]), syscall.EINVAL)
+		return 0, c.failed("write", c.addrOf(&Message{Addr: addr}), syscall.EINVAL)
 	}
 	if len(p) == 0 {
 		return 0, nil
 	}
-	_, err := c.WriteBatch(m[:], 0)
-	return m[0].N, err
+	if c.direct == nil {
+		m := Message{Buffers: [][]byte{p}, Addr: addr, SegmentSize: size}
+		err := c.writeOne(&m)
+		return m.N, err
+	}
+	w := &c.writer
+	w.begin(writeBatch, nil, nil, 0)
+	defer w.end()
+	w.buffer[0] = p
+	w.message[0] = Message{Buffers: w.buffer[:], Addr: addr, SegmentSize: size}
+	_, err := c.writeAll(w.message[:])
+	n := w.message[0].N
+	w.buffer[0], w.message[0] = nil, Message{}
+	return n, err
 }
 
 // option runs set on the descriptor. The error is what package net's own setters return, and is

@@ -34,7 +34,10 @@ type udpWriter struct {
 	name   rawio.MsgName
 	header rawio.MsgHeader
 	batch  rawio.MsgBatch
-	ends   []int // for each message of the batch, the number of entries up to its last
+	// A batch of one message, for WriteSegments.
+	message [1]Message
+	buffer  [1][]byte
+	ends    []int // for each message of the batch, the number of entries up to its last
 }
 
 // attempt makes the call; false means that there is no room yet.
