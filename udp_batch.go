@@ -13,20 +13,9 @@ import (
 // BatchMax is how many datagrams ReadBatch receives at most in one call.
 const BatchMax = 1024
 
-// ECN is the two bits of explicit congestion notification in the IP header (RFC 3168).
-type ECN uint8
-
-// The codepoints of ECN.
-const (
-	NotECT ECN = 0
-	ECT1   ECN = 1
-	ECT0   ECN = 2
-	CE     ECN = 3
-)
-
-// Message is one entry of ReadBatch or WriteBatch. All slices stay the caller's: a batch call uses
+// UDPMessage is one entry of ReadBatch or WriteBatch. All slices stay the caller's: a batch call uses
 // them until it returns, and keeps nothing.
-type Message struct {
+type UDPMessage struct {
 	// Buffers hold the bytes, one after another. ReadBatch fills them; WriteBatch sends all of them
 	// as one datagram, or as several if SegmentSize is set.
 	Buffers [][]byte
@@ -44,7 +33,7 @@ type Message struct {
 	// N bytes but the last, which may be shorter; 0 where there is only one. WriteBatch cuts the
 	// bytes into datagrams of that length, up to 65,507 bytes each.
 	SegmentSize int
-	// ECN: ReadBatch sets it on a socket with SetReceiveECN. WriteBatch sends it unless it is NotECT,
+	// ECN: ReadBatch sets it on a socket with SetReceiveECN. WriteBatch sends it unless it is ECNNone,
 	// which stands for the socket's own, SetECN's.
 	ECN ECN
 	// Local and Interface: ReadBatch sets them, on a socket with SetPacketInfo, to the address the
@@ -55,8 +44,8 @@ type Message struct {
 }
 
 // reset clears what a ReadBatch reports.
-func (m *Message) reset() {
-	m.N, m.NN, m.Flags, m.SegmentSize, m.ECN = 0, 0, 0, 0, NotECT
+func (m *UDPMessage) reset() {
+	m.N, m.NN, m.Flags, m.SegmentSize, m.ECN = 0, 0, 0, 0, ECNNone
 	m.Addr, m.Local, m.Interface = netip.AddrPort{}, netip.Addr{}, 0
 }
 
@@ -66,7 +55,7 @@ func (m *Message) reset() {
 // datagrams comes with the next call. It allocates nothing, once its memory has grown to the largest
 // batch, about 300 bytes an entry. The buffers are the caller's again when it returns. Blocks. Any
 // goroutine.
-func (c *UDPConn) ReadBatch(ms []Message, flags int) (int, error) {
+func (c *UDPConn) ReadBatch(ms []UDPMessage, flags int) (int, error) {
 	if len(ms) == 0 {
 		return 0, nil
 	}
@@ -105,7 +94,7 @@ func (c *UDPConn) ReadBatch(ms []Message, flags int) (int, error) {
 }
 
 // take fills m from entry i of what was received.
-func (c *UDPConn) take(m *Message, i int) {
+func (c *UDPConn) take(m *UDPMessage, i int) {
 	b := &c.reader.batch
 	m.reset()
 	var control rawio.MsgControl
@@ -126,7 +115,7 @@ func (c *UDPConn) take(m *Message, i int) {
 }
 
 // readOne is ReadBatch over package net.
-func (c *UDPConn) readOne(m *Message) (int, error) {
+func (c *UDPConn) readOne(m *UDPMessage) (int, error) {
 	m.reset()
 	p, joined := m.single()
 	var err error
@@ -145,7 +134,7 @@ func (c *UDPConn) readOne(m *Message) (int, error) {
 }
 
 // single returns the buffers as one: the only one, or new memory as long as all of them.
-func (m *Message) single() (p []byte, joined bool) {
+func (m *UDPMessage) single() (p []byte, joined bool) {
 	switch len(m.Buffers) {
 	case 0:
 		return nil, false
@@ -156,7 +145,7 @@ func (m *Message) single() (p []byte, joined bool) {
 }
 
 // size is the length of all buffers together.
-func (m *Message) size() (n int) {
+func (m *UDPMessage) size() (n int) {
 	for _, p := range m.Buffers {
 		n += len(p)
 	}
@@ -171,7 +160,7 @@ func (m *Message) size() (n int) {
 // error that arrives between two datagrams of one system call is lost in the kernel. It allocates
 // nothing, once its memory has grown to the largest batch. The buffers are the caller's again when it
 // returns. Blocks. Any goroutine.
-func (c *UDPConn) WriteBatch(ms []Message, flags int) (int, error) {
+func (c *UDPConn) WriteBatch(ms []UDPMessage, flags int) (int, error) {
 	for i := range ms {
 		ms[i].N, ms[i].NN, ms[i].Flags = 0, 0, 0
 	}
@@ -185,7 +174,7 @@ func (c *UDPConn) WriteBatch(ms []Message, flags int) (int, error) {
 }
 
 // checkMessage finds what package net would refuse before it asks the kernel.
-func (c *UDPConn) checkMessage(m *Message) error {
+func (c *UDPConn) checkMessage(m *UDPMessage) error {
 	switch {
 	case m.Addr.IsValid() && c.direct.connected:
 		return c.failed("write", addrPortAddr{m.Addr}, net.ErrWriteToConnected)
@@ -202,7 +191,7 @@ func (c *UDPConn) checkMessage(m *Message) error {
 }
 
 // addrOf is the address in the errors of m.
-func (c *UDPConn) addrOf(m *Message) net.Addr {
+func (c *UDPConn) addrOf(m *UDPMessage) net.Addr {
 	if m.Addr.IsValid() {
 		return addrPortAddr{m.Addr}
 	}
@@ -210,7 +199,7 @@ func (c *UDPConn) addrOf(m *Message) net.Addr {
 }
 
 // writeEach is WriteBatch over package net.
-func (c *UDPConn) writeEach(ms []Message) (int, error) {
+func (c *UDPConn) writeEach(ms []UDPMessage) (int, error) {
 	for i := range ms {
 		m := &ms[i]
 		if err := c.writeOne(m); err != nil {
@@ -220,8 +209,8 @@ func (c *UDPConn) writeEach(ms []Message) (int, error) {
 	return len(ms), nil
 }
 
-func (c *UDPConn) writeOne(m *Message) error {
-	if m.ECN != NotECT || m.Local.IsValid() || m.Interface != 0 {
+func (c *UDPConn) writeOne(m *UDPMessage) error {
+	if m.ECN != ECNNone || m.Local.IsValid() || m.Interface != 0 {
 		return c.failed("write", c.addrOf(m), errUnsupported)
 	}
 	p, joined := m.single()

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	segmentsMax = 64     // in one call: what every kernel with UDP_SEGMENT takes
-	offloadMax  = 65_487 // bytes in one call: 65,535 less the headers of IPv6 and UDP
+	gsoSegmentsMax = 64     // in one call: what every kernel with UDP_SEGMENT takes
+	gsoBytesMax  = 65_487 // bytes in one call: 65,535 less the headers of IPv6 and UDP
 	payloadMax  = 65_507 // bytes in one datagram over IPv4
 )
 
@@ -74,7 +74,7 @@ func gsoRefusal(errno syscall.Errno, size int) (limit int, refused bool) {
 }
 
 // writeAll is WriteBatch for who holds the sending direction.
-func (c *UDPConn) writeAll(ms []Message) (int, error) {
+func (c *UDPConn) writeAll(ms []UDPMessage) (int, error) {
 	defer c.writer.batch.Clear()
 	for sent := 0; sent < len(ms); {
 		n, err := c.writeSome(ms[sent:])
@@ -88,7 +88,7 @@ func (c *UDPConn) writeAll(ms []Message) (int, error) {
 
 // writeSome sends some of ms, at least one unless it fails. A message that the kernel refuses to cut
 // is sent again in single datagrams, from where it stopped.
-func (c *UDPConn) writeSome(ms []Message) (int, error) {
+func (c *UDPConn) writeSome(ms []UDPMessage) (int, error) {
 	w := &c.writer
 	gso := c.gsoLimit()
 	var skip int // bytes of the first message that are out
@@ -130,7 +130,7 @@ func (c *UDPConn) writeSome(ms []Message) (int, error) {
 
 // plan fills the writer's batch with messages, as many as fit, the first without its first skip
 // bytes. It returns how many, and why not more if one is not valid.
-func (c *UDPConn) plan(ms []Message, gso, skip int) (int, error) {
+func (c *UDPConn) plan(ms []UDPMessage, gso, skip int) (int, error) {
 	w := &c.writer
 	w.batch.Clear()
 	w.ends = w.ends[:0]
@@ -156,7 +156,7 @@ func (c *UDPConn) plan(ms []Message, gso, skip int) (int, error) {
 }
 
 // planMessage adds m's entries: one, or one for each piece that the kernel takes at once.
-func (c *UDPConn) planMessage(m *Message, gso, skip int) {
+func (c *UDPConn) planMessage(m *UDPMessage, gso, skip int) {
 	w := &c.writer
 	piece, segment := m.pieces(gso)
 	control := append(w.batch.Control(), m.OOB...)
@@ -169,7 +169,7 @@ func (c *UDPConn) planMessage(m *Message, gso, skip int) {
 		to4 = m.Addr.Addr().Unmap().Is4()
 	}
 	said := rawio.MsgControl{
-		TrafficBits: uint8(m.ECN), HasTraffic: m.ECN != NotECT, Local: m.Local.Unmap(), Interface: m.Interface,
+		TrafficBits: uint8(m.ECN), HasTraffic: m.ECN != ECNNone, Local: m.Local.Unmap(), Interface: m.Interface,
 	}
 	control = said.Append(control, c.direct.v6, to4)
 	common := len(control)
@@ -208,19 +208,19 @@ func (w *udpWriter) entryControl(control []byte, begin, common int, segment bool
 }
 
 // pieces says how many bytes of m go with one entry, and whether the kernel is to cut those.
-func (m *Message) pieces(gso int) (piece int, segment bool) {
+func (m *UDPMessage) pieces(gso int) (piece int, segment bool) {
 	switch {
 	case m.SegmentSize == 0:
 		return math.MaxInt, false
-	case m.SegmentSize > gso || m.SegmentSize > offloadMax/2:
+	case m.SegmentSize > gso || m.SegmentSize > gsoBytesMax/2:
 		return m.SegmentSize, false
 	}
-	return m.SegmentSize * min(segmentsMax, offloadMax/m.SegmentSize), true
+	return m.SegmentSize * min(gsoSegmentsMax, gsoBytesMax/m.SegmentSize), true
 }
 
 // account notes what the first n entries of the batch mean for the messages in it, and returns how
 // many messages they complete.
-func (c *UDPConn) account(ms []Message, n int) (done int) {
+func (c *UDPConn) account(ms []UDPMessage, n int) (done int) {
 	w := &c.writer
 	begin := 0
 	for i, end := range w.ends {
@@ -247,13 +247,13 @@ func (c *UDPConn) account(ms []Message, n int) (done int) {
 // Any goroutine.
 func (c *UDPConn) WriteSegments(p []byte, size int, addr netip.AddrPort) (int, error) {
 	if size < 1 || size > payloadMax {
-		return 0, c.failed("write", c.addrOf(&Message{Addr: addr}), syscall.EINVAL)
+		return 0, c.failed("write", c.addrOf(&UDPMessage{Addr: addr}), syscall.EINVAL)
 	}
 	if len(p) == 0 {
 		return 0, nil
 	}
 	if c.direct == nil {
-		m := Message{Buffers: [][]byte{p}, Addr: addr, SegmentSize: size}
+		m := UDPMessage{Buffers: [][]byte{p}, Addr: addr, SegmentSize: size}
 		err := c.writeOne(&m)
 		return m.N, err
 	}
@@ -261,10 +261,10 @@ func (c *UDPConn) WriteSegments(p []byte, size int, addr netip.AddrPort) (int, e
 	w.begin(writeBatch, nil, nil, 0)
 	defer w.end()
 	w.buffer[0] = p
-	w.message[0] = Message{Buffers: w.buffer[:], Addr: addr, SegmentSize: size}
+	w.message[0] = UDPMessage{Buffers: w.buffer[:], Addr: addr, SegmentSize: size}
 	_, err := c.writeAll(w.message[:])
 	n := w.message[0].N
-	w.buffer[0], w.message[0] = nil, Message{}
+	w.buffer[0], w.message[0] = nil, UDPMessage{}
 	return n, err
 }
 
@@ -297,7 +297,7 @@ func (c *UDPConn) option(set func(fd uintptr, v6 bool) error) error {
 }
 
 // SetGRO lets the kernel hand over datagrams of one sender that came together as one piece of up to
-// 64 KiB (UDP_GRO, Linux 5.0). From then on read by ReadBatch, whose Message has the SegmentSize, or
+// 64 KiB (UDP_GRO, Linux 5.0). From then on read by ReadBatch, whose UDPMessage has the SegmentSize, or
 // by ReadMsgUDP with room for the control message: the other methods would return several datagrams
 // as one, and a buffer under 64 KiB would cut the piece. The error is errors.ErrUnsupported where the
 // system can't. Any goroutine.
@@ -305,26 +305,26 @@ func (c *UDPConn) SetGRO(on bool) error {
 	return c.option(func(fd uintptr, _ bool) error { return rawio.MsgSetGRO(fd, on) })
 }
 
-// SetECN sets the ECN bits of what is sent, where a Message doesn't set its own. The rest of the
+// SetECN sets the ECN bits of what is sent, where a UDPMessage doesn't set its own. The rest of the
 // traffic class stays (IP_TOS, IPV6_TCLASS). The error is errors.ErrUnsupported where the system
 // can't. Any goroutine.
 func (c *UDPConn) SetECN(e ECN) error {
 	return c.option(func(fd uintptr, v6 bool) error {
-		if e > CE {
+		if e > ECNCE {
 			return syscall.EINVAL
 		}
 		return rawio.MsgSetECN(fd, v6, uint8(e))
 	})
 }
 
-// SetReceiveECN asks for the ECN bits of what arrives, for Message.ECN (IP_RECVTOS,
+// SetReceiveECN asks for the ECN bits of what arrives, for UDPMessage.ECN (IP_RECVTOS,
 // IPV6_RECVTCLASS). The error is errors.ErrUnsupported where the system can't. Any goroutine.
 func (c *UDPConn) SetReceiveECN(on bool) error {
 	return c.option(func(fd uintptr, v6 bool) error { return rawio.MsgSetReceiveTraffic(fd, v6, on) })
 }
 
-// SetPacketInfo asks for the address and interface at which a datagram arrived, for Message.Local
-// and Message.Interface (IP_PKTINFO, IPV6_RECVPKTINFO). The error is errors.ErrUnsupported where the
+// SetPacketInfo asks for the address and interface at which a datagram arrived, for UDPMessage.Local
+// and UDPMessage.Interface (IP_PKTINFO, IPV6_RECVPKTINFO). The error is errors.ErrUnsupported where the
 // system can't. Any goroutine.
 func (c *UDPConn) SetPacketInfo(on bool) error {
 	return c.option(func(fd uintptr, v6 bool) error { return rawio.MsgSetPacketInfo(fd, v6, on) })

@@ -66,7 +66,7 @@ func TestGSO_Pieces(t *testing.T) {
 		{32_743, gsoUnlimited, 65_486, true},
 		{32_744, gsoUnlimited, 32_744, false}, // two would not fit
 	} {
-		m := Message{SegmentSize: c.size}
+		m := UDPMessage{SegmentSize: c.size}
 		piece, segment := m.pieces(c.gso)
 		assert.Equal(t, c.piece, piece, "%+v", c)
 		assert.Equal(t, c.segment, segment, "%+v", c)

@@ -35,7 +35,7 @@ type udpWriter struct {
 	header rawio.MsgHeader
 	batch  rawio.MsgBatch
 	// A batch of one message, for WriteSegments.
-	message [1]Message
+	message [1]UDPMessage
 	buffer  [1][]byte
 	ends    []int // for each message of the batch, the number of entries up to its last
 }

@@ -53,8 +53,8 @@ func forBatch(t *testing.T, fn func(t *testing.T, a, b *veloq.UDPConn, to netip.
 }
 
 // roomFor makes count messages with a buffer each.
-func roomFor(count, size int) []veloq.Message {
-	ms := make([]veloq.Message, count)
+func roomFor(count, size int) []veloq.UDPMessage {
+	ms := make([]veloq.UDPMessage, count)
 	for i := range ms {
 		ms[i].Buffers = [][]byte{make([]byte, size)}
 	}
@@ -90,10 +90,10 @@ func receiveAll(t *testing.T, c *veloq.UDPConn, count int) (all [][]byte, calls,
 func TestUDPBatch_ThereAndBack(t *testing.T) {
 	forBatch(t, func(t *testing.T, a, b *veloq.UDPConn, to netip.AddrPort) {
 		const count = 40
-		out := make([]veloq.Message, count)
+		out := make([]veloq.UDPMessage, count)
 		for i := range out {
 			p := patterned(i*31, i)
-			out[i] = veloq.Message{Buffers: [][]byte{p[:i], nil, p[i:]}, Addr: to}
+			out[i] = veloq.UDPMessage{Buffers: [][]byte{p[:i], nil, p[i:]}, Addr: to}
 		}
 		out[7].Buffers = nil // nothing is a datagram too
 		n, err := a.WriteBatch(out, 0)
@@ -125,7 +125,7 @@ func TestUDPBatch_ThereAndBack(t *testing.T) {
 			require.Zero(t, m.SegmentSize)
 		}
 		// The answer goes to the address as it came.
-		_, err = b.WriteBatch([]veloq.Message{{Buffers: [][]byte{[]byte("back")}, Addr: in[0].Addr}}, 0)
+		_, err = b.WriteBatch([]veloq.UDPMessage{{Buffers: [][]byte{[]byte("back")}, Addr: in[0].Addr}}, 0)
 		require.NoError(t, err)
 		n, err = a.Read(make([]byte, 10))
 		require.NoError(t, err)
@@ -138,9 +138,9 @@ func TestUDPBatch_LargerThanTheKernelTakes(t *testing.T) {
 	forBatch(t, func(t *testing.T, a, b *veloq.UDPConn, to netip.AddrPort) {
 		_ = b.SetReadBuffer(4 << 20) // as much as the system lets
 		const rounds = 2500
-		ms := make([]veloq.Message, rounds)
+		ms := make([]veloq.UDPMessage, rounds)
 		for i := range ms {
-			ms[i] = veloq.Message{Buffers: [][]byte{{byte(i), byte(i >> 8)}}, Addr: to}
+			ms[i] = veloq.UDPMessage{Buffers: [][]byte{{byte(i), byte(i >> 8)}}, Addr: to}
 		}
 		n, err := a.WriteBatch(ms, 0)
 		require.NoError(t, err)
@@ -163,7 +163,7 @@ func TestUDPBatch_LargerThanTheKernelTakes(t *testing.T) {
 				}
 				got++
 			}
-			_, err = a.WriteBatch([]veloq.Message{{Buffers: [][]byte{{0xff, 0xff}}, Addr: to}}, 0)
+			_, err = a.WriteBatch([]veloq.UDPMessage{{Buffers: [][]byte{{0xff, 0xff}}, Addr: to}}, 0)
 			require.NoError(t, err)
 		}
 		require.GreaterOrEqual(t, got, 64)
@@ -173,18 +173,18 @@ func TestUDPBatch_LargerThanTheKernelTakes(t *testing.T) {
 // Goal: one bad entry stops the batch there: those before it went, its error is package net's.
 func TestUDPBatch_BadEntry(t *testing.T) {
 	forBatch(t, func(t *testing.T, a, b *veloq.UDPConn, to netip.AddrPort) {
-		good := func(text string) veloq.Message {
-			return veloq.Message{Buffers: [][]byte{[]byte(text)}, Addr: to}
+		good := func(text string) veloq.UDPMessage {
+			return veloq.UDPMessage{Buffers: [][]byte{[]byte(text)}, Addr: to}
 		}
 		connected, err := veloq.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
 		require.NoError(t, err)
 		defer func() { _ = connected.Close() }()
-		big := veloq.Message{Buffers: [][]byte{make([]byte, 40_000), make([]byte, 40_000)}, Addr: to}
+		big := veloq.UDPMessage{Buffers: [][]byte{make([]byte, 40_000), make([]byte, 40_000)}, Addr: to}
 		for name, c := range map[string]struct {
-			bad    veloq.Message
+			bad    veloq.UDPMessage
 			oracle func() error
 		}{
-			"no address": {veloq.Message{Buffers: [][]byte{{1}}}, func() error {
+			"no address": {veloq.UDPMessage{Buffers: [][]byte{{1}}}, func() error {
 				_, err := a.NetConn().WriteToUDPAddrPort(nil, netip.AddrPort{})
 				return err
 			}},
@@ -193,7 +193,7 @@ func TestUDPBatch_BadEntry(t *testing.T) {
 				return err
 			}},
 		} {
-			n, err := a.WriteBatch([]veloq.Message{good("one"), good("two"), c.bad, good("never")}, 0)
+			n, err := a.WriteBatch([]veloq.UDPMessage{good("one"), good("two"), c.bad, good("never")}, 0)
 			require.Equal(t, 2, n, name)
 			want, got := new(net.OpError), new(net.OpError)
 			require.ErrorAs(t, c.oracle(), &want)
@@ -206,11 +206,11 @@ func TestUDPBatch_BadEntry(t *testing.T) {
 			all, _, _ := receiveAll(t, b, 2)
 			require.Equal(t, [][]byte{[]byte("one"), []byte("two")}, all)
 		}
-		n, err := connected.WriteBatch([]veloq.Message{{Buffers: [][]byte{{1}}}, good("address")}, 0)
+		n, err := connected.WriteBatch([]veloq.UDPMessage{{Buffers: [][]byte{{1}}}, good("address")}, 0)
 		require.Equal(t, 1, n)
 		require.ErrorIs(t, err, net.ErrWriteToConnected)
 		receiveAll(t, b, 1)
-		n, err = a.WriteBatch([]veloq.Message{{Buffers: [][]byte{{1}}, Addr: to, SegmentSize: -1}}, 0)
+		n, err = a.WriteBatch([]veloq.UDPMessage{{Buffers: [][]byte{{1}}, Addr: to, SegmentSize: -1}}, 0)
 		require.Zero(t, n)
 		require.ErrorIs(t, err, syscall.EINVAL)
 		n, err = a.WriteBatch(nil, 0)
@@ -240,7 +240,7 @@ func TestUDPBatch_DeadlineAndClose(t *testing.T) {
 		require.NoError(t, b.Close())
 		require.ErrorIs(t, await(t, "close", done), net.ErrClosed)
 		require.ErrorIs(t, await(t, "close", done), net.ErrClosed)
-		ms := []veloq.Message{{Buffers: [][]byte{{1}}, Addr: to}}
+		ms := []veloq.UDPMessage{{Buffers: [][]byte{{1}}, Addr: to}}
 		require.NoError(t, a.SetWriteDeadline(time.Now().Add(-time.Second)))
 		n, err := a.WriteBatch(ms, 0)
 		require.Zero(t, n)
@@ -307,10 +307,10 @@ func TestUDPBatch_Concurrent(t *testing.T) {
 		for s := range senders {
 			sending.Go(func() {
 				for r := range rounds {
-					ms := make([]veloq.Message, batch)
+					ms := make([]veloq.UDPMessage, batch)
 					for i := range ms {
 						tokens <- struct{}{}
-						ms[i] = veloq.Message{Buffers: [][]byte{{byte(s)}, patterned(600+r, s)}, Addr: to}
+						ms[i] = veloq.UDPMessage{Buffers: [][]byte{{byte(s)}, patterned(600+r, s)}, Addr: to}
 					}
 					n, err := a.WriteBatch(ms, 0)
 					if !assert.NoError(t, err) || !assert.Equal(t, batch, n) {
@@ -371,9 +371,9 @@ func TestUDP_Allocations(t *testing.T) {
 		_ = connected.SetDeadline(time.Now().Add(patience))
 		p, buf, oob := make([]byte, 1200), make([]byte, 65_536), make([]byte, 128)
 		toUDP := net.UDPAddrFromAddrPort(to)
-		out, in := make([]veloq.Message, 16), roomFor(16, 65_536)
+		out, in := make([]veloq.UDPMessage, 16), roomFor(16, 65_536)
 		for i := range out {
-			out[i] = veloq.Message{Buffers: [][]byte{p}, Addr: to, ECN: veloq.ECT0}
+			out[i] = veloq.UDPMessage{Buffers: [][]byte{p}, Addr: to, ECN: veloq.ECNZero}
 		}
 		must := func(_ int, err error) {
 			if err != nil {

@@ -95,7 +95,7 @@ func TestUDPBatch_GSORefused(t *testing.T) {
 			require.Zero(t, joined)
 		}
 		// In a batch, with whole ones around it.
-		ms := []veloq.Message{
+		ms := []veloq.UDPMessage{
 			{Buffers: [][]byte{[]byte("before")}, Addr: to},
 			{Buffers: [][]byte{p[:100], p[100:]}, Addr: to, SegmentSize: 600},
 			{Buffers: [][]byte{[]byte("after")}, Addr: to},
@@ -153,7 +153,7 @@ func TestUDPBatch_ECN(t *testing.T) {
 			}
 			require.Equal(t, want, got)
 		}
-		for _, e := range []veloq.ECN{veloq.ECT0, veloq.ECT1, veloq.CE, veloq.NotECT} {
+		for _, e := range []veloq.ECN{veloq.ECNZero, veloq.ECNOne, veloq.ECNCE, veloq.ECNNone} {
 			require.NoError(t, a.SetECN(e))
 			_, err := a.WriteToUDPAddrPort([]byte("x"), to)
 			require.NoError(t, err)
@@ -164,15 +164,15 @@ func TestUDPBatch_ECN(t *testing.T) {
 			require.Equal(t, 0xb8, tos)
 			return err
 		})
-		require.NoError(t, a.SetECN(veloq.ECT1))
-		_, err := a.WriteBatch([]veloq.Message{
-			{Buffers: [][]byte{{1}}, Addr: to, ECN: veloq.ECT0},
+		require.NoError(t, a.SetECN(veloq.ECNOne))
+		_, err := a.WriteBatch([]veloq.UDPMessage{
+			{Buffers: [][]byte{{1}}, Addr: to, ECN: veloq.ECNZero},
 			{Buffers: [][]byte{{2}}, Addr: to},
-			{Buffers: [][]byte{{3}}, Addr: to, ECN: veloq.CE},
-			{Buffers: [][]byte{make([]byte, 30)}, Addr: to, ECN: veloq.ECT0, SegmentSize: 10},
+			{Buffers: [][]byte{{3}}, Addr: to, ECN: veloq.ECNCE},
+			{Buffers: [][]byte{make([]byte, 30)}, Addr: to, ECN: veloq.ECNZero, SegmentSize: 10},
 		}, 0)
 		require.NoError(t, err)
-		see(veloq.ECT0, veloq.ECT1, veloq.CE, veloq.ECT0, veloq.ECT0, veloq.ECT0)
+		see(veloq.ECNZero, veloq.ECNOne, veloq.ECNCE, veloq.ECNZero, veloq.ECNZero, veloq.ECNZero)
 		require.ErrorIs(t, a.SetECN(4), syscall.EINVAL)
 		require.NoError(t, b.SetReceiveECN(false))
 	})
@@ -197,7 +197,7 @@ func TestUDPBatch_PacketInfo(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, local, ms[0].Local.Unmap())
 			require.Positive(t, ms[0].Interface)
-			_, err = server.WriteBatch([]veloq.Message{{
+			_, err = server.WriteBatch([]veloq.UDPMessage{{
 				Buffers: [][]byte{[]byte("answer")}, Addr: ms[0].Addr, Local: ms[0].Local, Interface: ms[0].Interface,
 			}}, 0)
 			require.NoError(t, err)
@@ -205,7 +205,7 @@ func TestUDPBatch_PacketInfo(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, local, from.Addr().Unmap())
 			// By the interface alone.
-			_, err = server.WriteBatch([]veloq.Message{{
+			_, err = server.WriteBatch([]veloq.UDPMessage{{
 				Buffers: [][]byte{[]byte("answer")}, Addr: ms[0].Addr, Interface: ms[0].Interface,
 			}}, 0)
 			require.NoError(t, err)
@@ -214,13 +214,13 @@ func TestUDPBatch_PacketInfo(t *testing.T) {
 		})
 	}
 	four := veloqUDP(t, "udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	_, err := four.WriteBatch([]veloq.Message{{
+	_, err := four.WriteBatch([]veloq.UDPMessage{{
 		Buffers: [][]byte{{1}}, Addr: addrPort(four), Local: netip.IPv6Loopback(),
 	}}, 0)
 	var wrong *net.AddrError
 	require.ErrorAs(t, err, &wrong)
 	// An address that is not this host's: the kernel's own answer.
-	_, err = four.WriteBatch([]veloq.Message{{
+	_, err = four.WriteBatch([]veloq.UDPMessage{{
 		Buffers: [][]byte{{1}}, Addr: addrPort(four), Local: netip.MustParseAddr("192.0.2.1"),
 	}}, 0)
 	require.Error(t, err)
@@ -268,7 +268,7 @@ func TestUDPBatch_ConnectionRefused(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { _ = c.Close() }()
 	require.NoError(t, gone.Close())
-	ms := []veloq.Message{{Buffers: [][]byte{{1}}}, {Buffers: [][]byte{{2}}}, {Buffers: [][]byte{{3}}}}
+	ms := []veloq.UDPMessage{{Buffers: [][]byte{{1}}}, {Buffers: [][]byte{{2}}}, {Buffers: [][]byte{{3}}}}
 	say := func() {
 		_, err := c.Write([]byte("x")) // loopback: the answer is there before it returns
 		require.NoError(t, err)

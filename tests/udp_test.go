@@ -740,7 +740,7 @@ func TestUDP_BlockingDescriptor(t *testing.T) {
 		_, _, _, _, err := c.ReadMsgUDPAddrPort(buf, nil)
 		assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
-		_, err = c.ReadBatch([]veloq.Message{{Buffers: [][]byte{buf}}}, 0)
+		_, err = c.ReadBatch([]veloq.UDPMessage{{Buffers: [][]byte{buf}}}, 0)
 		assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
 	})
 }

@@ -61,7 +61,7 @@ func TestDNS_Queries(t *testing.T) {
 	forEnds(t, func(t *testing.T, serverKind, clientKind kind) {
 		packets := listen(t, serverKind, loopback)
 		startDNS(t, &dns.Server{PacketConn: packets})
-		ln, err := net.Listen("tcp", packets.LocalAddr().String())
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		startDNS(t, &dns.Server{Listener: ln})
 		client := &dns.Client{Timeout: patience}
