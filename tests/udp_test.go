@@ -11,7 +11,6 @@ import (
 	"reflect"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -93,7 +92,9 @@ func forUDP(t *testing.T, fn func(t *testing.T, k udpKind, network string, loopb
 	noLeak(t)
 	skipWithoutUDP(t)
 	for _, k := range udpKinds() {
-		t.Run(k.name+"/udp4", func(t *testing.T) { fn(t, k, "udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}) })
+		t.Run(k.name+"/udp4", func(t *testing.T) {
+			fn(t, k, "udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		})
 		t.Run(k.name+"/udp6", func(t *testing.T) {
 			if !hasIPv6() {
 				t.Skip("no IPv6 loopback here")
@@ -186,7 +187,7 @@ func TestUDP_EveryWayThereAndBack(t *testing.T) {
 			},
 			"ReadFromUDP": func(p []byte) (outcome, error) {
 				n, from, err := b.ReadFromUDP(p)
-				assert.Len(t, from.IP, len(udpAddr(a).IP.To16())/map[string]int{"udp4": 4, "udp6": 1}[network])
+				assert.Len(t, from.IP, map[string]int{"udp4": net.IPv4len, "udp6": net.IPv6len}[network])
 				return outcome{n, from.String()}, err
 			},
 			"ReadFromUDPAddrPort": func(p []byte) (outcome, error) {
@@ -311,332 +312,6 @@ func TestUDP_Truncation(t *testing.T) {
 	})
 }
 
-// An errorCase makes one call that fails; the error is compared with package net's, part by part.
-type errorCase struct {
-	name string
-	call func(listening, connected udpConn) error
-}
-
-func first(_ int, err error) error              { return err }
-func second[T any](_ int, _ T, err error) error { return err }
-
-func udpErrorCases(loopback *net.UDPAddr) []errorCase {
-	p := []byte("bytes")
-	other := &net.UDPAddr{IP: loopback.IP, Port: 9}
-	otherAP := other.AddrPort()
-	wrong := &net.UDPAddr{IP: net.ParseIP("2001:db8::1"), Port: 9}
-	return []errorCase{
-		{"Write, not connected", func(l, _ udpConn) error { return first(l.Write(p)) }},
-		{"WriteTo, connected", func(_, c udpConn) error { return first(c.WriteTo(p, other)) }},
-		{"WriteToUDP, connected", func(_, c udpConn) error { return first(c.WriteToUDP(p, other)) }},
-		{"WriteToUDPAddrPort, connected", func(_, c udpConn) error { return first(c.WriteToUDPAddrPort(p, otherAP)) }},
-		{"WriteMsgUDP, connected", func(_, c udpConn) error { return second(c.WriteMsgUDP(p, nil, other)) }},
-		{"WriteMsgUDPAddrPort, connected", func(_, c udpConn) error {
-			return second(c.WriteMsgUDPAddrPort(p, nil, otherAP))
-		}},
-		{"WriteTo nil", func(l, _ udpConn) error { return first(l.WriteTo(p, nil)) }},
-		{"WriteTo TCPAddr", func(l, _ udpConn) error { return first(l.WriteTo(p, &net.TCPAddr{})) }},
-		{"WriteToUDP nil", func(l, _ udpConn) error { return first(l.WriteToUDP(p, nil)) }},
-		{"WriteToUDPAddrPort invalid", func(l, _ udpConn) error { return first(l.WriteToUDPAddrPort(p, netip.AddrPort{})) }},
-		{"WriteMsgUDP nil", func(l, _ udpConn) error { return second(l.WriteMsgUDP(p, nil, nil)) }},
-		{"WriteMsgUDPAddrPort invalid", func(l, _ udpConn) error {
-			return second(l.WriteMsgUDPAddrPort(p, nil, netip.AddrPort{}))
-		}},
-		{"port 0", func(l, _ udpConn) error { return first(l.WriteToUDP(p, &net.UDPAddr{IP: loopback.IP})) }},
-		{"port 0, AddrPort", func(l, _ udpConn) error {
-			return first(l.WriteToUDPAddrPort(p, netip.AddrPortFrom(otherAP.Addr(), 0)))
-		}},
-		{"port out of range", func(l, _ udpConn) error {
-			return first(l.WriteToUDP(p, &net.UDPAddr{IP: loopback.IP, Port: 70_000}))
-		}},
-		{"IP of 3 bytes", func(l, _ udpConn) error { return first(l.WriteToUDP(p, &net.UDPAddr{IP: net.IP{1, 2, 3}, Port: 9})) }},
-		{"other family", func(l, _ udpConn) error {
-			if loopback.IP.To4() != nil {
-				return errors.Join(first(l.WriteToUDP(p, wrong)), first(l.WriteToUDPAddrPort(p, wrong.AddrPort())),
-					second(l.WriteMsgUDP(p, nil, wrong)), second(l.WriteMsgUDPAddrPort(p, nil, wrong.AddrPort())))
-			}
-			return first(l.WriteToUDP(p, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9}))
-		}},
-		{"too long", func(l, c udpConn) error {
-			big := make([]byte, 70_000)
-			return errors.Join(first(l.WriteToUDP(big, other)), first(l.WriteToUDPAddrPort(big, otherAP)),
-				first(c.Write(big)), second(l.WriteMsgUDP(big, nil, other)), second(c.WriteMsgUDP(big, nil, nil)))
-		}},
-		{"bad control message", func(l, _ udpConn) error { return second(l.WriteMsgUDP(p, make([]byte, 32), other)) }},
-		{"read deadline", func(l, c udpConn) error {
-			buf := make([]byte, 9)
-			past := time.Now().Add(-time.Second)
-			_, _, _, addr, err := readMsgAt(l, past, buf)
-			return errors.Join(readAt(l, past, buf), readAt(c, past, buf), fromAt(l, past, buf), err,
-				fmt.Errorf("with %v", addr))
-		}},
-		{"write deadline", func(l, c udpConn) error {
-			past := time.Now().Add(-time.Second)
-			_ = l.SetWriteDeadline(past)
-			_ = c.SetWriteDeadline(past)
-			return errors.Join(first(l.WriteToUDP(p, other)), first(l.WriteToUDPAddrPort(p, otherAP)),
-				second(l.WriteMsgUDP(p, nil, other)), first(c.Write(p)), second(c.WriteMsgUDP(p, nil, nil)))
-		}},
-		{"closed", func(l, c udpConn) error {
-			_ = l.Close()
-			_ = c.Close()
-			buf := make([]byte, 9)
-			_, _, _, _, msgErr := l.ReadMsgUDPAddrPort(buf, nil)
-			return errors.Join(first(l.Read(buf)), first(c.Read(buf)), second(l.ReadFrom(buf)),
-				second(l.ReadFromUDPAddrPort(buf)), msgErr, first(l.WriteToUDP(p, other)),
-				first(l.WriteToUDPAddrPort(p, otherAP)), second(l.WriteMsgUDP(p, nil, other)), first(c.Write(p)),
-				l.Close(), l.SetDeadline(time.Now()), l.SetReadBuffer(1), first(c.Read(nil)))
-		}},
-	}
-}
-
-func readMsgAt(c udpConn, at time.Time, buf []byte) (n, oobn, flags int, addr netip.AddrPort, err error) {
-	_ = c.SetReadDeadline(at)
-	return c.ReadMsgUDPAddrPort(buf, nil)
-}
-
-func readAt(c udpConn, at time.Time, buf []byte) error {
-	_ = c.SetReadDeadline(at)
-	return first(c.Read(buf))
-}
-
-func fromAt(c udpConn, at time.Time, buf []byte) error {
-	_ = c.SetReadDeadline(at)
-	return second(c.ReadFromUDPAddrPort(buf))
-}
-
-var udpSentinels = map[string]error{
-	"ErrClosed": net.ErrClosed, "ErrDeadlineExceeded": os.ErrDeadlineExceeded,
-	"ErrWriteToConnected": net.ErrWriteToConnected, "EINVAL": syscall.EINVAL, "EMSGSIZE": syscall.EMSGSIZE,
-	"EDESTADDRREQ": syscall.EDESTADDRREQ, "ECONNREFUSED": syscall.ECONNREFUSED,
-}
-
-// described takes an error apart: texts, fields, sentinels. Ports, which differ, are masked.
-func described(err error, mask *strings.Replacer) []string {
-	if list, ok := err.(interface{ Unwrap() []error }); ok {
-		var all []string
-		for _, e := range list.Unwrap() {
-			all = append(all, described(e, mask)...)
-		}
-		return all
-	}
-	var parts []string
-	add := func(format string, args ...any) { parts = append(parts, mask.Replace(fmt.Sprintf(format, args...))) }
-	add("%v", err)
-	var op *net.OpError
-	if errors.As(err, &op) {
-		add("Op=%s Net=%s Source=%v Addr=%v Err=%T timeout=%v temporary=%v", op.Op, op.Net, op.Source, op.Addr,
-			op.Err, op.Timeout(), op.Temporary()) //nolint:staticcheck // deprecated, and still compared
-		if op.Addr != nil {
-			add("network of the address %s", op.Addr.Network())
-		}
-	}
-	var call *os.SyscallError
-	if errors.As(err, &call) {
-		add("call %s", call.Syscall)
-	}
-	for name, sentinel := range udpSentinels {
-		if errors.Is(err, sentinel) {
-			add("is %s", name)
-		}
-	}
-	return parts
-}
-
-// Goal: every error has the text, the fields and the sentinels of package net's.
-func TestUDP_ErrorsOfNet(t *testing.T) {
-	noLeak(t)
-	skipWithoutUDP(t)
-	families := map[string]*net.UDPAddr{"udp4": {IP: net.IPv4(127, 0, 0, 1)}, "udp": {IP: net.IPv4(127, 0, 0, 1)}}
-	if hasIPv6() {
-		families["udp6"] = &net.UDPAddr{IP: net.IPv6loopback}
-	}
-	for network, loopback := range families {
-		for i, c := range udpErrorCases(loopback) {
-			t.Run(network+"/"+c.name, func(t *testing.T) {
-				var saw [2][]string
-				for j, k := range udpKinds() {
-					l := listenUDP(t, k, network, loopback)
-					conn := dialUDP(t, k, network, udpAddr(l))
-					mask := strings.NewReplacer(fmt.Sprint(":", udpAddr(l).Port), ":L", fmt.Sprint(":", udpAddr(conn).Port), ":C")
-					err := udpErrorCases(loopback)[i].call(l, conn)
-					saw[j] = described(err, mask)
-				}
-				require.NotEmpty(t, saw[0])
-				assert.ElementsMatch(t, saw[0], saw[1])
-			})
-		}
-	}
-}
-
-// Goal: constructors refuse what package net's refuse, with its errors and a nil that is one.
-func TestUDP_OpenErrorsOfNet(t *testing.T) {
-	skipWithoutUDP(t)
-	var saw [2][]string
-	for i, k := range udpKinds() {
-		none := strings.NewReplacer()
-		note := func(c udpConn, err error) {
-			assert.Nil(t, c)
-			if assert.Error(t, err) {
-				saw[i] = append(saw[i], described(err, none)...)
-			}
-		}
-		note(k.listen("tcp", nil))
-		note(k.listen("udp4", &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1}))
-		note(k.listen("udp4", &net.UDPAddr{IP: net.IPv6loopback}))
-		note(k.dial("udp5", nil, nil))
-		note(k.dial("udp", nil, nil))
-		note(k.dial("udp4", nil, &net.UDPAddr{IP: net.IPv6loopback, Port: 1}))
-		note(k.listenMulticast("udp", nil, nil))
-		note(k.listenMulticast("tcp", nil, &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251)}))
-		note(k.listenMulticast("udp4", nil, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}))
-	}
-	assert.ElementsMatch(t, saw[0], saw[1])
-}
-
-// Goal: an ICMP error comes with the next call, as package net has it.
-func TestUDP_ConnectionRefused(t *testing.T) {
-	noLeak(t)
-	skipWithoutUDP(t)
-	if runtime.GOOS != "linux" {
-		t.Skip("when the error of an ICMP message comes is the system's own")
-	}
-	var saw [2][]string
-	for i, k := range udpKinds() {
-		gone := listenUDP(t, k, "udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-		c := dialUDP(t, k, "udp4", udpAddr(gone))
-		require.NoError(t, gone.Close())
-		mask := strings.NewReplacer(fmt.Sprint(":", udpAddr(gone).Port), ":G", fmt.Sprint(":", udpAddr(c).Port), ":C")
-		buf := make([]byte, 10)
-		for _, call := range []func() error{
-			func() error { return first(c.Read(buf)) },
-			func() error { return second(c.ReadFromUDPAddrPort(buf)) },
-			func() error { _, _, _, _, err := c.ReadMsgUDP(buf, nil); return err },
-			func() error { return first(c.Write(buf)) },
-		} {
-			_, err := c.Write([]byte("x")) // loopback: the answer is there before it returns
-			require.NoError(t, err)
-			err = call()
-			require.ErrorIs(t, err, syscall.ECONNREFUSED)
-			saw[i] = append(saw[i], described(err, mask)...)
-		}
-	}
-	assert.Equal(t, saw[0], saw[1])
-}
-
-// Goal: a waiting read ends by a deadline that is set meanwhile, and the socket reads on after it.
-func TestUDP_DeadlineInFlight(t *testing.T) {
-	forUDP(t, func(t *testing.T, k udpKind, network string, loopback *net.UDPAddr) {
-		a, b := listenUDP(t, k, network, loopback), listenUDP(t, k, network, loopback)
-		buf := make([]byte, 10)
-		for name, read := range map[string]func() error{
-			"Read":     func() error { return first(b.Read(buf)) },
-			"ReadFrom": func() error { return second(b.ReadFrom(buf)) },
-			"ReadMsg":  func() error { _, _, _, _, err := b.ReadMsgUDPAddrPort(buf, nil); return err },
-		} {
-			require.NoError(t, b.SetReadDeadline(time.Time{}))
-			done := make(chan error, 1)
-			go func() { done <- read() }()
-			require.NoError(t, b.SetReadDeadline(time.Now().Add(time.Millisecond)))
-			err := await(t, name, done)
-			require.ErrorIs(t, err, os.ErrDeadlineExceeded, name)
-			require.True(t, isTimeout(err))
-			// A datagram that waits doesn't count against a deadline that is over; it stays.
-			_, err = a.WriteTo([]byte("late"), b.LocalAddr())
-			require.NoError(t, err)
-			require.ErrorIs(t, read(), os.ErrDeadlineExceeded)
-			require.NoError(t, b.SetReadDeadline(time.Now().Add(patience)))
-			require.NoError(t, read())
-			require.Equal(t, "late", string(buf[:4]))
-		}
-	})
-}
-
-// Goal: Close wakes all readers, those that wait for their turn too, and frees the descriptor.
-func TestUDP_CloseInFlight(t *testing.T) {
-	forUDP(t, func(t *testing.T, k udpKind, network string, loopback *net.UDPAddr) {
-		c := listenUDP(t, k, network, loopback)
-		require.NoError(t, c.SetDeadline(time.Time{}))
-		const readers = 8
-		began, done := make(chan struct{}, readers), make(chan error, readers)
-		for i := range readers {
-			go func() {
-				buf := make([]byte, 10)
-				began <- struct{}{}
-				switch i % 3 {
-				case 0:
-					done <- first(c.Read(buf))
-				case 1:
-					done <- second(c.ReadFromUDPAddrPort(buf))
-				default:
-					_, _, _, _, err := c.ReadMsgUDP(buf, nil)
-					done <- err
-				}
-			}()
-		}
-		for range readers {
-			await(t, "readers", began)
-		}
-		require.NoError(t, c.Close())
-		for range readers {
-			require.ErrorIs(t, await(t, "reader", done), net.ErrClosed)
-		}
-		require.ErrorIs(t, c.Close(), net.ErrClosed)
-	})
-}
-
-// Goal: many goroutines on one socket, in both directions: nothing is mixed up.
-func TestUDP_ConcurrentEcho(t *testing.T) {
-	forUDP(t, func(t *testing.T, k udpKind, network string, loopback *net.UDPAddr) {
-		server := listenUDP(t, k, network, loopback)
-		require.NoError(t, server.SetDeadline(time.Time{}))
-		var serving, asking sync.WaitGroup
-		for i := range 3 {
-			serving.Go(func() {
-				buf := make([]byte, 2048)
-				for {
-					var err error
-					if i%2 == 0 {
-						n, from, readErr := server.ReadFromUDPAddrPort(buf)
-						if err = readErr; err == nil {
-							_, err = server.WriteToUDPAddrPort(buf[:n], from)
-						}
-					} else {
-						n, _, _, from, readErr := server.ReadMsgUDP(buf, nil)
-						if err = readErr; err == nil {
-							_, _, err = server.WriteMsgUDP(buf[:n], nil, from)
-						}
-					}
-					if errors.Is(err, net.ErrClosed) {
-						return
-					}
-					assert.NoError(t, err)
-				}
-			})
-		}
-		rounds := sized(2000, 200, 50)
-		for i := range 6 {
-			client := dialUDP(t, k, network, udpAddr(server))
-			asking.Go(func() {
-				got := make([]byte, 2048)
-				for j := range rounds {
-					p := patterned(1+(i*j)%1200, i*7+j)
-					if _, err := client.Write(p); !assert.NoError(t, err) {
-						return
-					}
-					n, err := client.Read(got)
-					if !assert.NoError(t, err) || !assert.Equal(t, p, got[:n]) {
-						return
-					}
-				}
-			})
-		}
-		asking.Wait()
-		require.NoError(t, server.Close())
-		serving.Wait()
-	})
-}
-
 // Goal: on a socket for both families, an IPv4 peer has a mapped address, in every form package net's.
 func TestUDP_DualStack(t *testing.T) {
 	noLeak(t)
@@ -696,7 +371,8 @@ func TestUDP_Zone(t *testing.T) {
 		addrs, err := ifi.Addrs()
 		require.NoError(t, err)
 		for _, a := range addrs {
-			if n, ok := a.(*net.IPNet); ok && n.IP.IsLinkLocalUnicast() && n.IP.To4() == nil && ifi.Flags&net.FlagUp != 0 {
+			n, ok := a.(*net.IPNet)
+			if ok && n.IP.IsLinkLocalUnicast() && n.IP.To4() == nil && ifi.Flags&net.FlagUp != 0 {
 				local = &net.UDPAddr{IP: n.IP, Zone: ifi.Name}
 			}
 		}
@@ -763,7 +439,8 @@ func TestUDP_Multicast(t *testing.T) {
 			require.NoError(t, c.SetDeadline(time.Now().Add(patience)))
 			// Loopback of multicast is off on it, so what it gets is sent to it alone.
 			peer := listenUDP(t, k, "udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-			_, err = peer.WriteTo([]byte("hello"), &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: udpAddr(c).Port})
+			to := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: udpAddr(c).Port}
+			_, err = peer.WriteTo([]byte("hello"), to)
 			require.NoError(t, err)
 			n, err := c.Read(make([]byte, 10))
 			require.NoError(t, err)

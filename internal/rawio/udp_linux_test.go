@@ -42,20 +42,30 @@ func TestMsgControl_BothWays(t *testing.T) {
 	c := MsgControl{
 		TrafficBits: 2, HasTraffic: true, Local: netip.MustParseAddr("127.0.0.9"), Interface: 3,
 	}
+	const v4, v6, udp = syscall.IPPROTO_IP, syscall.IPPROTO_IPV6, syscall.IPPROTO_UDP
 	for _, s := range []struct {
 		v6, to4 bool
 		local   string
 		kinds   [][2]int32
 	}{
-		{false, true, "0.0.0.0", [][2]int32{{syscall.IPPROTO_IP, syscall.IP_TOS}, {syscall.IPPROTO_IP, syscall.IP_PKTINFO}}},
-		{true, true, "::ffff:127.0.0.9", [][2]int32{{syscall.IPPROTO_IP, syscall.IP_TOS}, {syscall.IPPROTO_IPV6, syscall.IPV6_PKTINFO}}},
-		{true, false, "::ffff:127.0.0.9", [][2]int32{{syscall.IPPROTO_IPV6, syscall.IPV6_TCLASS}, {syscall.IPPROTO_IPV6, syscall.IPV6_PKTINFO}}},
+		{false, true, "0.0.0.0", [][2]int32{
+			{v4, syscall.IP_TOS},
+			{v4, syscall.IP_PKTINFO},
+		}},
+		{true, true, "::ffff:127.0.0.9", [][2]int32{
+			{v4, syscall.IP_TOS},
+			{v6, syscall.IPV6_PKTINFO},
+		}},
+		{true, false, "::ffff:127.0.0.9", [][2]int32{
+			{v6, syscall.IPV6_TCLASS},
+			{v6, syscall.IPV6_PKTINFO},
+		}},
 	} {
 		b := AppendSegment(c.Append(nil, s.v6, s.to4), 1200)
 		parsed, err := syscall.ParseSocketControlMessage(b)
 		require.NoError(t, err)
 		require.Len(t, parsed, 3)
-		for i, kind := range append(s.kinds, [2]int32{syscall.IPPROTO_UDP, udpSegment}) {
+		for i, kind := range append(s.kinds, [2]int32{udp, udpSegment}) {
 			assert.Equal(t, kind, [2]int32{parsed[i].Header.Level, parsed[i].Header.Type})
 		}
 		assert.Len(t, parsed[2].Data, 2)
