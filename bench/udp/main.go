@@ -48,6 +48,9 @@ var loads = []load{
 	{"received only, sent by GSO", []string{"-k", "-g"}, true},
 }
 
+// retries is how often a sample is repeated that failed, as on a machine so busy that no answer came.
+const retries = 3
+
 // sample is what udpload prints.
 type sample struct {
 	Packets, Lost uint64
@@ -132,6 +135,10 @@ func (o *options) measure(client string, l load) error {
 				continue
 			}
 			s, err := o.sample(client, name, l)
+			for retry := 0; err != nil && retry < retries; retry++ {
+				fmt.Fprintf(os.Stderr, "%s, %s: %v; again\n", name, l.name, err)
+				s, err = o.sample(client, name, l)
+			}
 			if err != nil {
 				return fmt.Errorf("%s, %s: %w", name, l.name, err)
 			}

@@ -30,7 +30,7 @@
 #define SIZE_MAX_BYTES  1400u
 #define PIECE_BYTES     65536u
 #define PIECES          8u
-#define LOSS_TIMEOUT_NS 200000000u /* after which what is in flight is given up */
+#define LOSS_TIMEOUT_NS 1000000000u /* after which what is in flight is given up */
 #define MAGIC           0x76715544u
 
 /* The head of every datagram; the rest is the pattern of its sequence number. */
