@@ -213,6 +213,9 @@ func (c *UDPConn) writeOne(m *UDPMessage) error {
 	if m.ECN != ECNNone || m.Local.IsValid() || m.Interface != 0 {
 		return c.failed("write", c.addrOf(m), errUnsupported)
 	}
+	if m.SegmentSize < 0 {
+		return c.failed("write", c.addrOf(m), syscall.EINVAL)
+	}
 	p, joined := m.single()
 	if joined {
 		p = p[:0]

@@ -18,8 +18,8 @@ import (
 
 const (
 	gsoSegmentsMax = 64     // in one call: what every kernel with UDP_SEGMENT takes
-	gsoBytesMax  = 65_487 // bytes in one call: 65,535 less the headers of IPv6 and UDP
-	payloadMax  = 65_507 // bytes in one datagram over IPv4
+	gsoBytesMax    = 65_487 // bytes in one call: 65,535 less the headers of IPv6 and UDP
+	payloadMax     = 65_507 // bytes in one datagram over IPv4
 )
 
 var errUnsupported = errors.ErrUnsupported
