@@ -22,7 +22,7 @@ const (
 )
 
 // doors are the servers by name.
-var doors = map[string]func(c *net.UDPConn, s *sink) error{
+var doors = map[string]func(s *sink) error{
 	"net":         serveNet,
 	"net-msg":     serveNetMsg,
 	"xnet":        serveXNet,
@@ -57,28 +57,44 @@ func serve(door string, sinking bool) error {
 	if !ok {
 		return fmt.Errorf("no server %q", door)
 	}
-	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		return err
-	}
+	return fn(&sink{on: sinking})
+}
+
+var loopback = &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}
+
+// ready readies the socket that the server will read, and then tells its address: what is sent from
+// now on is the server's to answer.
+func ready(c interface {
+	SetReadBuffer(bytes int) error
+	LocalAddr() net.Addr
+},
+) error {
 	if err := c.SetReadBuffer(4 << 20); err != nil { // as much as the system lets
 		return err
 	}
-	fmt.Fprintln(os.Stdout, c.LocalAddr())
-	return fn(c, &sink{on: sinking})
+	_, err := fmt.Fprintln(os.Stdout, c.LocalAddr())
+	return err
 }
 
-// own gives up c for a UDPConn of veloq's on the same address.
-func own(c *net.UDPConn) (*veloq.UDPConn, error) {
-	addr := c.LocalAddr().(*net.UDPAddr)
-	if err := c.Close(); err != nil {
-		return nil, err
-	}
-	v, err := veloq.ListenUDP("udp4", addr)
+func openNet() (*net.UDPConn, error) {
+	c, err := net.ListenUDP("udp4", loopback)
 	if err != nil {
 		return nil, err
 	}
-	return v, v.SetReadBuffer(4 << 20)
+	return c, ready(c)
+}
+
+func openVeloq(gro bool) (*veloq.UDPConn, error) {
+	c, err := veloq.ListenUDP("udp4", loopback)
+	if err != nil {
+		return nil, err
+	}
+	if gro {
+		if err := c.SetGRO(true); err != nil {
+			return nil, err
+		}
+	}
+	return c, ready(c)
 }
 
 type addrPortConn interface {
@@ -118,26 +134,43 @@ func serveMsg(c addrPortConn, s *sink) error {
 	}
 }
 
-func serveNet(c *net.UDPConn, s *sink) error    { return serveOne(c, s) }
-func serveNetMsg(c *net.UDPConn, s *sink) error { return serveMsg(c, s) }
-
-func serveVeloq(c *net.UDPConn, s *sink) error {
-	v, err := own(c)
+func serveNet(s *sink) error {
+	c, err := openNet()
 	if err != nil {
 		return err
 	}
-	return serveOne(v, s)
+	return serveOne(c, s)
 }
 
-func serveVeloqMsg(c *net.UDPConn, s *sink) error {
-	v, err := own(c)
+func serveNetMsg(s *sink) error {
+	c, err := openNet()
 	if err != nil {
 		return err
 	}
-	return serveMsg(v, s)
+	return serveMsg(c, s)
 }
 
-func serveXNet(c *net.UDPConn, s *sink) error {
+func serveVeloq(s *sink) error {
+	c, err := openVeloq(false)
+	if err != nil {
+		return err
+	}
+	return serveOne(c, s)
+}
+
+func serveVeloqMsg(s *sink) error {
+	c, err := openVeloq(false)
+	if err != nil {
+		return err
+	}
+	return serveMsg(c, s)
+}
+
+func serveXNet(s *sink) error {
+	c, err := openNet()
+	if err != nil {
+		return err
+	}
 	pc := ipv4.NewPacketConn(c)
 	in, out := make([]ipv4.Message, batchSize), make([]ipv4.Message, 0, batchSize)
 	for i := range in {
@@ -166,21 +199,13 @@ func serveXNet(c *net.UDPConn, s *sink) error {
 	}
 }
 
-func serveVeloqBatch(c *net.UDPConn, s *sink) error {
-	return serveBatch(c, s, batchSize, datagramRoom, false)
-}
+func serveVeloqBatch(s *sink) error { return serveBatch(s, batchSize, datagramRoom, false) }
+func serveVeloqGRO(s *sink) error   { return serveBatch(s, 8, pieceRoom, true) }
 
-func serveVeloqGRO(c *net.UDPConn, s *sink) error { return serveBatch(c, s, 8, pieceRoom, true) }
-
-func serveBatch(c *net.UDPConn, s *sink, count, room int, gro bool) error {
-	v, err := own(c)
+func serveBatch(s *sink, count, room int, gro bool) error {
+	v, err := openVeloq(gro)
 	if err != nil {
 		return err
-	}
-	if gro {
-		if err := v.SetGRO(true); err != nil {
-			return err
-		}
 	}
 	in, out := make([]veloq.UDPMessage, count), make([]veloq.UDPMessage, 0, count)
 	for i := range in {
