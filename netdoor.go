@@ -17,7 +17,7 @@ func Listen(network, address string) (net.Listener, error) {
 	return (&ListenConfig{}).Listen(context.Background(), network, address)
 }
 
-// ListenPacket is net.ListenPacket; on "unixgram" the connection is a *UnixConn. Any goroutine. Blocks
+// ListenPacket is net.ListenPacket; the connection is a *UDPConn or, on "unixgram", a *UnixConn. Any goroutine. Blocks
 // (for a name).
 func ListenPacket(network, address string) (net.PacketConn, error) {
 	return (&ListenConfig{}).ListenPacket(context.Background(), network, address)
@@ -50,8 +50,8 @@ func ListenUnixgram(network string, laddr *net.UnixAddr) (*UnixConn, error) {
 	return newUnixConn(c, network, nil, defaultStager()), nil
 }
 
-// Dial is net.Dial, with all its networks. On TCP the connection is a *TCPConn, on unix(7) sockets a
-// *UnixConn. It needs no runtime. Any goroutine. Blocks.
+// Dial is net.Dial, with all its networks. The connection is a *TCPConn, a *UDPConn or, on
+// unix(7) sockets, a *UnixConn. It needs no runtime. Any goroutine. Blocks.
 func Dial(network, address string) (net.Conn, error) {
 	return (&Dialer{}).Dial(network, address)
 }
@@ -124,13 +124,18 @@ func connOver(c net.Conn, network string, unread []byte, st *stager) net.Conn {
 		return newTCPConn(c, network, unread, st)
 	case *net.UnixConn:
 		return newUnixConn(c, network, unread, st)
+	case *net.UDPConn:
+		return newUDPConn(c)
 	}
 	return c
 }
 
 func packetConnOver(c net.PacketConn, network string) net.PacketConn {
-	if c, ok := c.(*net.UnixConn); ok {
+	switch c := c.(type) {
+	case *net.UnixConn:
 		return newUnixConn(c, network, nil, defaultStager())
+	case *net.UDPConn:
+		return newUDPConn(c)
 	}
 	return c
 }
