@@ -195,10 +195,14 @@ static void place_watch(vq__translate *t)
 /* Stages the steps of those that are ready, once round the list. */
 static void place_ready(vq__translate *t)
 {
+	t->cut_short = false;
 	for (uint32_t left = t->ready_count; left > 0; left--) {
 		vq__uring_op *op = &t->ops[t->ready_head];
-		if (op->canceled ? vq__translate_room(t) == 0 : vq__translate_entries_free(t) == 0)
+		if (op->canceled ? vq__translate_room(t) == 0
+				 : vq__translate_entries_free(t) == 0) {
+			t->cut_short = true;
 			return;
+		}
 		uint32_t index = vq__book_pop(t);
 		if (op->canceled) {
 			vq__emulate_finish(t, index, -ECANCELED, 0);
@@ -264,10 +268,11 @@ static bool has_work(const vq__translate *t)
 static int cross(vq__translate *t, uint32_t sq_tail, uint32_t wait_count)
 {
 	place_watch(t);
-	place_ready(t);
+	/* As in the kernel, what is submitted comes before what goes on by itself. */
 	take(t, sq_tail);
+	place_ready(t);
 	bool wait = vq__translate_ready(t) < wait_count && t->taken == sq_tail &&
-		    kernel_ready(t) == 0 && !t->watch_due;
+		    t->ready_count == 0 && kernel_ready(t) == 0 && !t->watch_due;
 	int rc = vq__uring_enter(&t->uring->base, t->steps_tail, wait ? 1 : 0);
 	if (rc < 0)
 		return rc;
@@ -290,7 +295,8 @@ static int translated_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_c
 		uint32_t ready = vq__translate_ready(t);
 		if (vq__translate_room(t) == 0)
 			break;
-		if (t->taken != sq_tail && t->taken != taken)
+		/* What the submissions left no place for has its turn too. */
+		if ((t->taken != sq_tail && t->taken != taken) || t->cut_short)
 			continue;
 		if (ready >= wait_count && (t->urgent == 0 || ready > 0 || rounds >= ROUNDS_MAX))
 			break;

@@ -118,6 +118,7 @@ typedef struct vq__translate {
 	uint32_t ready_tail;
 	uint32_t ready_count;
 	uint32_t urgent; /* of them, those that will yield something at once */
+	bool cut_short;  /* some of them found no place in the kernel's ring, or the owner's */
 	uint32_t quiet_head;
 
 	/* The chain that is being submitted. */

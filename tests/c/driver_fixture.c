@@ -17,6 +17,9 @@ enum {
 #define TINY  SIZES(8, 16, 4, 1024, 4, 1024)
 
 /* All that translation makes up for, and all of an old kernel. */
+#define CAPS_OF_TRANSLATION                                                        \
+	(VQ_CAP_ACCEPT_MULTISHOT | VQ_CAP_RECV_MULTISHOT | VQ_CAP_POLL_MULTISHOT | \
+	 VQ_CAP_BUFFER_RING | VQ_CAP_SHUTDOWN | VQ_CAP_TIMEOUT_UPDATE)
 #define CAPS_OF_5_11 (CAPS_OF_5_10 & ~(VQ_CAP_SHUTDOWN | VQ_CAP_TIMEOUT_UPDATE))
 #define CAPS_OF_5_10                                                                          \
 	(CAPS_OF_SETUP | VQ_CAP_REGISTERED_RING | VQ_CAP_ACCEPT_MULTISHOT |                   \
@@ -89,6 +92,9 @@ void fx_begin(fx *f)
 	CHECK_EQ(f->report.caps & f->report.emulated, 0);
 	if (config->kind != VQ_DRIVER_AUTO)
 		CHECK_EQ(f->report.kind, config->kind);
+	/* Nothing is lost without a word: what io_uring does not do is done for it. */
+	if (f->report.kind == VQ_DRIVER_URING)
+		CHECK_EQ(f->report.emulated, ~f->report.caps & CAPS_OF_TRANSLATION);
 	vq_driver_view_get(f->driver, &f->view);
 	CHECK_EQ(f->view.sq_entries, config->sq_entries);
 	CHECK_EQ(f->view.cq_entries, config->cq_entries);
