@@ -428,7 +428,12 @@ func (s *Stream) stageSend() {
 		sd.inlineLen = 0
 		s.dropOut()
 	case sd.sentLen > 0 || (sd.out != nil && sd.out.busy):
-		// One send at a time keeps the order: its end brings the stream back here.
+		// One send at a time keeps the order: its end brings the stream back here. The arena does not
+		// wait for that, where an enter has left the send behind.
+		if sd.inlineLen > 0 {
+			s.openOut()
+			s.moveInline()
+		}
 	case sd.out == nil && sd.inlineLen > 0:
 		s.stageInline()
 	case sd.out != nil && sd.out.bytes > 0:

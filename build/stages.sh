@@ -141,6 +141,31 @@ stage_go() {
 # stage epoll: the Go tests on the driver for machines without io_uring
 stage_epoll() { VELOQ_DRIVER=epoll go_test; }
 
+# stage stepdown: the Go tests on io_uring without what older kernels lack, in turn and all at once
+stage_stepdown() {
+	local status=0 deny
+	local flags=SINGLE_ISSUER,DEFER_TASKRUN,COOP_TASKRUN,TASKRUN_FLAG,SUBMIT_ALL,REGISTERED_RING
+	local repeating=ACCEPT_MULTISHOT,RECV_MULTISHOT,POLL_MULTISHOT
+	local buffers=BUFFER_RING,BUFFER_INCREMENTAL
+	local rest=SKIP_SUCCESS,SEND_ZC,SHUTDOWN,TIMEOUT_UPDATE
+	if ! go run ./cmd/veloq-doctor -driver uring >"$work/output" 2>&1; then
+		cat "$work/output"
+		skip "io_uring is refused here"
+		return
+	fi
+	export VELOQ_DRIVER=uring
+	for deny in ACCEPT_MULTISHOT RECV_MULTISHOT POLL_MULTISHOT BUFFER_RING BUFFER_INCREMENTAL \
+		SKIP_SUCCESS DEFER_TASKRUN "$flags" SHUTDOWN,TIMEOUT_UPDATE; do
+		echo "-- without $deny"
+		VELOQ_DENY=$deny go_test -short || status=$?
+	done
+	echo '-- as Linux 5.10'
+	VELOQ_DENY=$flags,$repeating,$buffers,$rest go_test || status=$?
+	echo '-- as Linux 5.10, under the race detector'
+	VELOQ_DENY=$flags,$repeating,$buffers,$rest go_test -short -race || status=$?
+	return $status
+}
+
 # stage race: the Go tests under the race detector
 stage_race() { go_test -race; }
 

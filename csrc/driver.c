@@ -58,7 +58,8 @@ int vq_driver_create(const vq_driver_config *config, vq_driver_report *report, v
 		report->error = rc;
 		if (rc == 0) {
 			report->failed_step = VQ_STEP_NONE;
-			(*out)->ops = ops;
+			if ((*out)->ops == NULL)
+				(*out)->ops = ops;
 			return 0;
 		}
 		report_failure(report);

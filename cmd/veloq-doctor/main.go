@@ -60,7 +60,11 @@ func printSystem() {
 }
 
 func printReport(r veloq.Report) {
-	fmt.Printf("\ndriver     %s, %d workers\n", r.Driver, r.Workers)
+	driver := r.Driver
+	if len(r.Emulated) > 0 {
+		driver += ", translated"
+	}
+	fmt.Printf("\ndriver     %s, %d workers\n", driver, r.Workers)
 	fmt.Printf("rings      %d submissions, %d completions\n", r.SubmissionEntries, r.CompletionEntries)
 	fmt.Printf("buffers    %d x %d bytes a worker, %s\n", r.Buffers, r.BufferSize, scheme(r.Caps))
 	fmt.Printf("uses       %s\n", strings.Join(r.Caps, " "))
@@ -70,6 +74,9 @@ func printReport(r veloq.Report) {
 	for _, name := range r.Missing {
 		cause, cure := explain(name, r.Caps)
 		fmt.Printf("\nnot got    %s\n  cause    %s\n  cure     %s\n", name, cause, cure)
+		if has(r.Emulated, name) {
+			fmt.Printf("  effect   the driver does it itself, with more system calls\n")
+		}
 	}
 }
 
@@ -89,17 +96,30 @@ func scheme(caps []string) string {
 	return "each for one receive"
 }
 
-// since is the first Linux with a feature.
+// since is the first Linux with a feature, and with what it is of no use without.
 var since = map[string]string{
 	"SINGLE_ISSUER": "6.0", "DEFER_TASKRUN": "6.1", "COOP_TASKRUN": "5.19", "TASKRUN_FLAG": "5.19",
 	"SUBMIT_ALL": "5.18", "REGISTERED_RING": "5.18", "ACCEPT_MULTISHOT": "5.19", "RECV_MULTISHOT": "6.0",
-	"BUFFER_RING": "5.19", "BUFFER_INCREMENTAL": "6.12", "SKIP_SUCCESS": "5.17", "SEND_ZC": "6.0",
-	"POLL_MULTISHOT": "5.13",
+	"BUFFER_RING": "6.0", "BUFFER_INCREMENTAL": "6.12", "SKIP_SUCCESS": "5.17", "SEND_ZC": "6.0",
+	"POLL_MULTISHOT": "5.13", "SHUTDOWN": "5.11", "TIMEOUT_UPDATE": "5.11", "RESTRICTED": "5.10",
+}
+
+// needs is what a feature is of no use without.
+var needs = map[string][]string{
+	"RECV_MULTISHOT":     {"BUFFER_RING"},
+	"BUFFER_RING":        {"RECV_MULTISHOT"},
+	"BUFFER_INCREMENTAL": {"BUFFER_RING", "RECV_MULTISHOT"},
 }
 
 func explain(name string, caps []string) (cause, cure string) {
-	if has(strings.Split(os.Getenv("VELOQ_DENY"), ","), name) {
-		return "VELOQ_DENY forbids it", "unset VELOQ_DENY"
+	for denied := range strings.SplitSeq(os.Getenv("VELOQ_DENY"), ",") {
+		switch denied = strings.TrimSpace(denied); {
+		case denied == name:
+			return "VELOQ_DENY forbids it; Linux has it since " + since[name], "unset VELOQ_DENY"
+		case has(needs[name], denied):
+			return "VELOQ_DENY forbids " + denied + ", which it needs; Linux has it since " + since[name],
+				"unset VELOQ_DENY"
+		}
 	}
 	if name == "COOP_TASKRUN" && has(caps, "DEFER_TASKRUN") {
 		return "DEFER_TASKRUN is in use, which is better and excludes it", "none is needed"

@@ -36,6 +36,8 @@ enum {
 	VQ_CAP_SEND_ZC = 1u << 11,
 	VQ_CAP_POLL_MULTISHOT = 1u << 12,
 	VQ_CAP_RESTRICTED = 1u << 13, /* the ring refuses all but the ops of op.h */
+	VQ_CAP_SHUTDOWN = 1u << 14,
+	VQ_CAP_TIMEOUT_UPDATE = 1u << 15,
 };
 
 /* At which step a driver could not be created (vq_driver_report.failed_step). */
@@ -91,7 +93,7 @@ typedef struct vq_driver_report {
 	uint32_t buffer_count;
 	uint32_t buffer_size_bytes;
 	uint32_t attempt_count;
-	uint32_t reserved;
+	uint32_t emulated; /* VQ_CAP_* that the driver does itself, at a price; not in caps */
 	vq_driver_attempt attempts[VQ_DRIVER_ATTEMPTS_MAX];
 } vq_driver_report;
 

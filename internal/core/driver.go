@@ -29,6 +29,8 @@ const (
 	CapSendZC
 	CapPollMultishot
 	CapRestricted
+	CapShutdown
+	CapTimeoutUpdate
 )
 
 // CapNames names the bits of a driver's caps, lowest first.
@@ -36,6 +38,7 @@ var CapNames = [...]string{
 	"SINGLE_ISSUER", "DEFER_TASKRUN", "COOP_TASKRUN", "TASKRUN_FLAG", "SUBMIT_ALL",
 	"REGISTERED_RING", "ACCEPT_MULTISHOT", "RECV_MULTISHOT", "BUFFER_RING",
 	"BUFFER_INCREMENTAL", "SKIP_SUCCESS", "SEND_ZC", "POLL_MULTISHOT", "RESTRICTED",
+	"SHUTDOWN", "TIMEOUT_UPDATE",
 }
 
 // KnownCaps returns the caps that a driver of that kind may have.
@@ -97,7 +100,7 @@ type Report struct {
 	BufferCount     uint32
 	BufferSizeBytes uint32
 	AttemptCount    uint32
-	_               uint32
+	Emulated        uint32 // caps that the driver does itself; not in Caps
 	Attempts        [4]Attempt
 }
 
@@ -165,7 +168,7 @@ func (d *Driver) Pending() bool {
 
 // Polled reports whether the driver learns of completions in an Enter only, so that Pending does not
 // tell.
-func (d *Driver) Polled() bool { return d.Report.Kind != DriverURing }
+func (d *Driver) Polled() bool { return d.Report.Kind != DriverURing || d.Report.Emulated != 0 }
 
 // Overflowed reports whether completions wait for room in the ring. No crossing.
 func (d *Driver) Overflowed() bool { return atomic.LoadUint32(d.sqFlags)&sqCQOverflow != 0 }

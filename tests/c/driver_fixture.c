@@ -16,10 +16,19 @@ enum {
 #define SMALL SIZES(64, 256, 16, 16384, 32, 4096)
 #define TINY  SIZES(8, 16, 4, 1024, 4, 1024)
 
-/*
- * What a driver may be denied and still work. ACCEPT_MULTISHOT, RECV_MULTISHOT and BUFFER_RING are
- * not here: without the latter two there is no driver, and the first is the owner's to not use.
- */
+/* All that translation makes up for, and all of an old kernel. */
+#define CAPS_OF_TRANSLATION                                                        \
+	(VQ_CAP_ACCEPT_MULTISHOT | VQ_CAP_RECV_MULTISHOT | VQ_CAP_POLL_MULTISHOT | \
+	 VQ_CAP_BUFFER_RING | VQ_CAP_SHUTDOWN | VQ_CAP_TIMEOUT_UPDATE)
+#define CAPS_OF_5_11 (CAPS_OF_5_10 & ~(VQ_CAP_SHUTDOWN | VQ_CAP_TIMEOUT_UPDATE))
+#define CAPS_OF_5_10                                                                          \
+	(CAPS_OF_SETUP | VQ_CAP_REGISTERED_RING | VQ_CAP_ACCEPT_MULTISHOT |                   \
+	 VQ_CAP_RECV_MULTISHOT | VQ_CAP_POLL_MULTISHOT | VQ_CAP_BUFFER_RING |                 \
+	 VQ_CAP_BUFFER_INCREMENTAL | VQ_CAP_SKIP_SUCCESS | VQ_CAP_SEND_ZC | VQ_CAP_SHUTDOWN | \
+	 VQ_CAP_TIMEOUT_UPDATE)
+#define URING .kind = VQ_DRIVER_URING
+
+/* What a driver may be denied and still work. */
 const fx_config fx_configs[] = {
 	{ "default", { SIZES(4096, 32768, 128, 65536, 512, 16384) } },
 	{ "small", { SMALL } },
@@ -30,6 +39,21 @@ const fx_config fx_configs[] = {
 	{ "no REGISTERED_RING", { SMALL, .deny = VQ_CAP_REGISTERED_RING } },
 	{ "no SKIP_SUCCESS", { SMALL, .deny = VQ_CAP_SKIP_SUCCESS } },
 	{ "tiny, bare ring", { TINY, .deny = CAPS_OF_SETUP | VQ_CAP_REGISTERED_RING } },
+	{ "no ACCEPT_MULTISHOT", { SMALL, URING, .deny = VQ_CAP_ACCEPT_MULTISHOT } },
+	{ "no RECV_MULTISHOT", { SMALL, URING, .deny = VQ_CAP_RECV_MULTISHOT } },
+	{ "no POLL_MULTISHOT", { SMALL, URING, .deny = VQ_CAP_POLL_MULTISHOT } },
+	{ "no BUFFER_RING", { SMALL, URING, .deny = VQ_CAP_BUFFER_RING } },
+	{ "no SHUTDOWN", { SMALL, URING, .deny = VQ_CAP_SHUTDOWN } },
+	{ "no TIMEOUT_UPDATE", { SMALL, URING, .deny = VQ_CAP_TIMEOUT_UPDATE } },
+	{ "no BUFFER_RING, no SKIP_SUCCESS",
+	  { SMALL, URING, .deny = VQ_CAP_BUFFER_RING | VQ_CAP_SKIP_SUCCESS } },
+	{ "tiny, all multishot denied",
+	  { TINY, URING,
+	    .deny = VQ_CAP_ACCEPT_MULTISHOT | VQ_CAP_RECV_MULTISHOT | VQ_CAP_POLL_MULTISHOT } },
+	{ "as 5.10", { SIZES(4096, 32768, 128, 65536, 512, 16384), URING, .deny = CAPS_OF_5_10 } },
+	{ "small, as 5.11", { SMALL, URING, .deny = CAPS_OF_5_11 } },
+	{ "tiny, as 5.10", { TINY, URING, .deny = CAPS_OF_5_10 } },
+	{ "small, as 5.10, restricted", { SMALL, URING, .deny = CAPS_OF_5_10, .restricted = 1 } },
 	{ "epoll", { SIZES(4096, 32768, 128, 65536, 512, 16384), .kind = VQ_DRIVER_EPOLL } },
 	{ "epoll, small", { SMALL, .kind = VQ_DRIVER_EPOLL } },
 	{ "epoll, tiny", { TINY, .kind = VQ_DRIVER_EPOLL } },
@@ -65,6 +89,12 @@ void fx_begin(fx *f)
 	f->open_before = peer_open_count();
 	CHECK_EQ(vq_driver_create(config, &f->report, &f->driver), 0);
 	CHECK_EQ(f->report.caps & config->deny, 0);
+	CHECK_EQ(f->report.caps & f->report.emulated, 0);
+	if (config->kind != VQ_DRIVER_AUTO)
+		CHECK_EQ(f->report.kind, config->kind);
+	/* Nothing is lost without a word: what io_uring does not do is done for it. */
+	if (f->report.kind == VQ_DRIVER_URING)
+		CHECK_EQ(f->report.emulated, ~f->report.caps & CAPS_OF_TRANSLATION);
 	vq_driver_view_get(f->driver, &f->view);
 	CHECK_EQ(f->view.sq_entries, config->sq_entries);
 	CHECK_EQ(f->view.cq_entries, config->cq_entries);

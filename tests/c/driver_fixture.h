@@ -76,6 +76,12 @@ static inline bool fx_has(const fx *f, uint32_t cap)
 	return (f->report.caps & cap) != 0;
 }
 
+/* Whether it serves that, itself or through the system. */
+static inline bool fx_can(const fx *f, uint32_t cap)
+{
+	return ((f->report.caps | f->report.emulated) & cap) != 0;
+}
+
 /* The next submission, zeroed, with the token of *op; enters when the ring is full. */
 vq_sqe *fx_stage(fx *f, uint8_t opcode, int fd, uint32_t *op);
 

@@ -41,7 +41,7 @@ static void test_create_invalid(void)
 /* Whatever is denied: a driver without it, or an error that says where. Never a driver with it. */
 static void test_create_denied(void)
 {
-	for (uint32_t bit = 0; bit <= 12; bit++) {
+	for (uint32_t bit = 0; bit <= 15; bit++) {
 		vq_driver_config config = fx_config_used->driver;
 		vq_driver_report report;
 		vq_driver *driver = NULL;
@@ -229,7 +229,7 @@ static void test_poll(void)
 {
 	enum { READABLE = 1 };
 	fx_begin(&f);
-	if (!fx_has(&f, VQ_CAP_POLL_MULTISHOT)) {
+	if (!fx_can(&f, VQ_CAP_POLL_MULTISHOT)) {
 		fx_end(&f);
 		CHECK_SKIP("this driver polls its doorbell only");
 	}

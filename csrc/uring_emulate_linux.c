@@ -1,0 +1,404 @@
+/*
+ * uring_emulate_linux.c: which steps each op of a translated io_uring driver is made of, and what
+ * their completions mean to it.
+ */
+#define _GNU_SOURCE
+#include "uring_translate_linux.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+/* Events of the epoll instance that one call takes. */
+#define EVENTS_MAX 64u
+
+/* A step's token that no step has: to cancel it is to hear that there is no such op. */
+#define TOKEN_NONE UINT64_MAX
+
+static bool lacks(const vq__translate *t, uint32_t cap)
+{
+	return (t->emulated & cap) != 0;
+}
+
+static bool is_send(const vq_sqe *sqe)
+{
+	return sqe->opcode == VQ_OP_SEND || sqe->opcode == VQ_OP_SENDMSG;
+}
+
+vq__step vq__emulate_first(const vq__translate *t, const vq_sqe *sqe)
+{
+	switch (sqe->opcode) {
+	case VQ_OP_RECV:
+		return (sqe->flags & VQ_SQE_BUFFER_SELECT) != 0 && lacks(t, VQ_CAP_BUFFER_RING)
+			       ? VQ__STEP_WAIT
+			       : VQ__STEP_SELF;
+	case VQ_OP_ACCEPT:
+		return sqe->mode == VQ_ACCEPT_MULTISHOT && lacks(t, VQ_CAP_ACCEPT_MULTISHOT)
+			       ? VQ__STEP_ACCEPT
+			       : VQ__STEP_SELF;
+	case VQ_OP_POLL:
+		return sqe->len == VQ_POLL_MULTISHOT && lacks(t, VQ_CAP_POLL_MULTISHOT)
+			       ? VQ__STEP_WATCH
+			       : VQ__STEP_SELF;
+	case VQ_OP_SHUTDOWN:
+		return lacks(t, VQ_CAP_SHUTDOWN) ? VQ__STEP_CALL : VQ__STEP_SELF;
+	case VQ_OP_TIMEOUT_UPDATE:
+		return lacks(t, VQ_CAP_TIMEOUT_UPDATE) ? VQ__STEP_REMOVE : VQ__STEP_SELF;
+	default:
+		return VQ__STEP_SELF;
+	}
+}
+
+/* ---- staging */
+
+/* Turns an entry into one that only completes, in its place. */
+static void make_nop(vq_sqe *entry)
+{
+	*entry = (vq_sqe){
+		.opcode = VQ_OP_NOP,
+		.flags = entry->flags & VQ_SQE_LINK,
+		.fd = -1,
+		.user_data = entry->user_data,
+	};
+}
+
+static bool in_kernel(const vq__uring_op *op)
+{
+	return op->stage == VQ__STAGE_KERNEL || op->stage == VQ__STAGE_QUIET;
+}
+
+/* Whether it is for this driver to end the op once it is asked to. */
+static bool ends_here(const vq__uring_op *op)
+{
+	return op->step == VQ__STEP_ACCEPT || op->step == VQ__STEP_WAIT ||
+	       op->step == VQ__STEP_MOVE || op->step == VQ__STEP_WATCH || op->moved;
+}
+
+/*
+ * A CANCEL names the step that its target is in. A target that is in no step ends by what is noted
+ * here; so does one whose step is over already and would have been followed by others.
+ */
+static void aim_cancel(vq__translate *t, uint32_t index, vq_sqe *entry)
+{
+	uint32_t target = vq__book_find(t, entry->addr);
+	vq__uring_op *op = &t->ops[target];
+
+	entry->addr = TOKEN_NONE;
+	if (target == 0 || target == index || op->stage == VQ__STAGE_ENDED)
+		return;
+	op->canceled = true;
+	if (in_kernel(op)) {
+		entry->addr = vq__book_token(t, target);
+		t->ops[index].certain = ends_here(op);
+		return;
+	}
+	if (op->stage == VQ__STAGE_WATCHED) {
+		(void)epoll_ctl(t->watch_fd, EPOLL_CTL_DEL, op->sqe.fd, NULL);
+		t->watched--;
+		vq__book_push(t, target, VQ__STEP_WATCH);
+	}
+	make_nop(entry);
+}
+
+/* The timer that an update names, as the kernel knows it. */
+static void aim_update(vq__translate *t, uint32_t index, vq_sqe *entry)
+{
+	uint32_t target = vq__book_find(t, entry->addr);
+	vq__uring_op *op = &t->ops[index];
+	vq__uring_op *timer = &t->ops[target];
+	bool found = target != 0 && timer->sqe.opcode == VQ_OP_TIMEOUT && !timer->canceled;
+	bool emulated = op->step == VQ__STEP_REMOVE;
+
+	entry->addr = TOKEN_NONE;
+	entry->off = (uint64_t)(uintptr_t)&op->after;
+	if (emulated) {
+		entry->off = 0;
+		entry->op_flags = 0;
+	}
+	if (!found)
+		return;
+	if (!in_kernel(timer) || timer->moved) {
+		/* It has not begun, or is about to begin again. */
+		timer->after = op->after;
+		make_nop(entry);
+		return;
+	}
+	entry->addr = vq__book_token(t, target);
+	if (emulated) {
+		timer->after = op->after;
+		timer->moved = true;
+	}
+}
+
+/* The step of an op that is itself. */
+static void stage_self(vq__translate *t, uint32_t index, vq_sqe *entry, uint8_t sqe_flags)
+{
+	vq__uring_op *op = &t->ops[index];
+	const uint8_t quiet = VQ_SQE_SKIP_SUCCESS;
+
+	*entry = op->sqe;
+	entry->user_data = vq__book_token(t, index);
+	entry->flags = (uint8_t)((op->sqe.flags & ~(VQ_SQE_LINK | quiet)) | sqe_flags);
+	switch (op->sqe.opcode) {
+	case VQ_OP_CANCEL:
+		aim_cancel(t, index, entry);
+		break;
+	case VQ_OP_TIMEOUT_UPDATE:
+		aim_update(t, index, entry);
+		break;
+	case VQ_OP_TIMEOUT:
+		entry->addr = (uint64_t)(uintptr_t)&op->after;
+		break;
+	case VQ_OP_SEND:
+	case VQ_OP_SENDMSG:
+		/* In no chain and never waiting: it is over, said or not, when the call returns. */
+		if (t->skips && !op->linked &&
+		    (op->sqe.flags & (quiet | VQ_SQE_MAY_BLOCK | VQ_SQE_LINK)) == quiet &&
+		    (op->sqe.op_flags & VQ_MSG_DONTWAIT) != 0) {
+			entry->flags |= quiet;
+			op->stage = VQ__STAGE_QUIET;
+			op->next = t->quiet_head;
+			t->quiet_head = index;
+		}
+		break;
+	default:
+		break;
+	}
+}
+
+static bool stage_move(vq__translate *t, uint32_t index)
+{
+	vq__uring_op *op = &t->ops[index];
+	vq__uring_group *g = &t->group;
+	int32_t buffer = vq__group_take(g);
+
+	if (buffer < 0)
+		return false;
+	op->buffer = (uint16_t)buffer;
+	t->moving++;
+	vq_sqe *entry = vq__translate_entry(t, vq__book_token(t, index));
+	entry->opcode = VQ_OP_RECV;
+	entry->fd = op->sqe.fd;
+	entry->addr = (uint64_t)(uintptr_t)(g->base + (size_t)buffer * g->size_bytes);
+	entry->len = g->size_bytes;
+	if (op->sqe.len != 0 && op->sqe.len < g->size_bytes)
+		entry->len = op->sqe.len;
+	entry->op_flags = op->sqe.op_flags | VQ_MSG_DONTWAIT;
+	return true;
+}
+
+bool vq__emulate_stage(vq__translate *t, uint32_t index, uint8_t sqe_flags)
+{
+	vq__uring_op *op = &t->ops[index];
+	vq_sqe *entry;
+
+	if (op->step == VQ__STEP_MOVE && !stage_move(t, index))
+		return false;
+	op->stage = VQ__STAGE_KERNEL;
+	if (op->step == VQ__STEP_MOVE)
+		return true;
+	entry = vq__translate_entry(t, vq__book_token(t, index));
+	switch (op->step) {
+	case VQ__STEP_ACCEPT:
+		stage_self(t, index, entry, sqe_flags);
+		entry->mode = 0;
+		break;
+	case VQ__STEP_WAIT:
+		entry->opcode = VQ_OP_POLL;
+		entry->flags = sqe_flags;
+		entry->fd = op->sqe.fd;
+		entry->op_flags = POLLIN | POLLRDHUP;
+		break;
+	case VQ__STEP_WATCH:
+	case VQ__STEP_CALL:
+		entry->flags = sqe_flags;
+		make_nop(entry);
+		break;
+	default:
+		stage_self(t, index, entry, sqe_flags);
+		break;
+	}
+	return true;
+}
+
+/* ---- ending */
+
+/* Whether res is all that the op was asked for. */
+static bool succeeded(const vq__uring_op *op, int32_t res)
+{
+	return res >= 0 && (!is_send(&op->sqe) || (uint32_t)res >= op->whole);
+}
+
+void vq__emulate_finish(vq__translate *t, uint32_t index, int32_t res, uint32_t flags)
+{
+	vq__uring_op *op = &t->ops[index];
+	bool good = succeeded(op, res);
+
+	if (!good || (op->sqe.flags & VQ_SQE_SKIP_SUCCESS) == 0)
+		vq__translate_post(t, op->sqe.user_data, res, flags);
+	if (op->link != 0) {
+		vq__uring_op *next = &t->ops[op->link];
+		next->canceled = next->canceled || !good;
+		vq__book_push(t, op->link, vq__emulate_first(t, &next->sqe));
+	}
+	if (t->chain_last == index) {
+		/* The rest of the chain is still being submitted. */
+		t->chain_last = 0;
+		t->chain_failed = !good;
+	}
+	vq__book_free(t, index);
+}
+
+/* An op that goes on for ever passes on what one step yielded. False: it was asked to end. */
+static bool yield(vq__translate *t, uint32_t index, int32_t res, uint32_t flags)
+{
+	const vq__uring_op *op = &t->ops[index];
+
+	if (op->canceled) {
+		vq__emulate_finish(t, index, res, flags);
+		return false;
+	}
+	vq__translate_post(t, op->sqe.user_data, res, flags | VQ_CQE_MORE);
+	return true;
+}
+
+static void accepted(vq__translate *t, uint32_t index, int32_t res)
+{
+	if (res < 0)
+		vq__emulate_finish(t, index, res, 0);
+	else if (yield(t, index, res, 0))
+		vq__book_push(t, index, VQ__STEP_ACCEPT);
+}
+
+static void waited(vq__translate *t, uint32_t index, int32_t res)
+{
+	if (res >= 0 && t->ops[index].canceled)
+		res = -ECANCELED;
+	if (res < 0)
+		vq__emulate_finish(t, index, res, 0);
+	else
+		vq__book_push(t, index, VQ__STEP_MOVE);
+}
+
+static void moved(vq__translate *t, uint32_t index, int32_t res)
+{
+	vq__uring_op *op = &t->ops[index];
+	uint32_t flags = (uint32_t)op->buffer << VQ_CQE_BUFFER_SHIFT | VQ_CQE_BUFFER;
+	uint32_t asked = op->sqe.len != 0 && op->sqe.len < t->group.size_bytes
+				 ? op->sqe.len
+				 : t->group.size_bytes;
+
+	t->moving--;
+	if (res <= 0)
+		vq__group_return(&t->group, op->buffer);
+	if (res == -EAGAIN || res == -EINTR)
+		/* Somebody else read it, or there was but an event. */
+		vq__book_push(t, index, VQ__STEP_WAIT);
+	else if (res <= 0)
+		vq__emulate_finish(t, index, res, 0);
+	else if (op->sqe.mode != VQ_RECV_MULTISHOT)
+		vq__emulate_finish(t, index, res, flags);
+	else if (yield(t, index, res, flags))
+		/* A buffer that was filled to the end is a sign of more. */
+		vq__book_push(t, index, (uint32_t)res == asked ? VQ__STEP_MOVE : VQ__STEP_WAIT);
+}
+
+static void itself(vq__translate *t, uint32_t index, const struct io_uring_cqe *cqe)
+{
+	vq__uring_op *op = &t->ops[index];
+	int32_t res = cqe->res;
+
+	if ((cqe->flags & VQ_CQE_MORE) != 0) {
+		vq__translate_post(t, op->sqe.user_data, res, cqe->flags);
+		return;
+	}
+	if (op->certain && (res == -ENOENT || res == -EALREADY))
+		res = 0;
+	if (op->moved && !op->canceled && res == -ECANCELED) {
+		op->moved = false;
+		vq__book_push(t, index, VQ__STEP_SELF);
+		return;
+	}
+	if (op->stage == VQ__STAGE_QUIET) {
+		/* Its place goes when the call's others go. */
+		vq__translate_post(t, op->sqe.user_data, res, cqe->flags);
+		op->stage = VQ__STAGE_ENDED;
+		return;
+	}
+	vq__emulate_finish(t, index, res, cqe->flags);
+}
+
+/* ---- multishot polls */
+
+static void watch(vq__translate *t, uint32_t index)
+{
+	vq__uring_op *op = &t->ops[index];
+	struct epoll_event event = {
+		.events = (op->sqe.op_flags & 0xffff) | (uint32_t)EPOLLET,
+		.data.u64 = vq__book_token(t, index),
+	};
+
+	if (epoll_ctl(t->watch_fd, EPOLL_CTL_ADD, op->sqe.fd, &event) != 0) {
+		vq__emulate_finish(t, index, -errno, 0);
+		return;
+	}
+	op->stage = VQ__STAGE_WATCHED;
+	t->watched++;
+}
+
+void vq__emulate_watch(vq__translate *t)
+{
+	struct epoll_event events[EVENTS_MAX];
+
+	while (t->watch_due) {
+		uint32_t room = vq__translate_room(t);
+		if (room == 0)
+			return;
+		if (room > EVENTS_MAX)
+			room = EVENTS_MAX;
+		int n = epoll_wait(t->watch_fd, events, (int)room, 0);
+		t->watch_due = n == (int)room;
+		for (int i = 0; i < n; i++) {
+			uint32_t index = vq__book_of_token(t, events[i].data.u64);
+			vq__translate_post(t, t->ops[index].sqe.user_data,
+					   (int32_t)events[i].events, VQ_CQE_MORE);
+		}
+	}
+}
+
+/* ---- after a step */
+
+void vq__emulate_completed(vq__translate *t, uint32_t index, const struct io_uring_cqe *cqe)
+{
+	const vq__uring_op *op = &t->ops[index];
+	int32_t res = cqe->res;
+
+	switch (op->step) {
+	case VQ__STEP_ACCEPT:
+		accepted(t, index, res);
+		return;
+	case VQ__STEP_WAIT:
+		waited(t, index, res);
+		return;
+	case VQ__STEP_MOVE:
+		moved(t, index, res);
+		return;
+	case VQ__STEP_WATCH:
+		if (res >= 0 && op->canceled)
+			res = -ECANCELED;
+		if (res < 0)
+			vq__emulate_finish(t, index, res, 0);
+		else
+			watch(t, index);
+		return;
+	case VQ__STEP_CALL:
+		if (res >= 0)
+			res = shutdown(op->sqe.fd, (int)op->sqe.len) == 0 ? 0 : -errno;
+		vq__emulate_finish(t, index, res, 0);
+		return;
+	default:
+		itself(t, index, cqe);
+		return;
+	}
+}
