@@ -84,3 +84,29 @@ func BenchmarkTask_SpawnJoin64(b *testing.B) {
 		}
 	})
 }
+
+// The same by the handle for one worker.
+func BenchmarkTask_SpawnJoinLocal(b *testing.B) {
+	b.ReportAllocs()
+	onWorker(b, func(c *Context) {
+		for b.Loop() {
+			h := SpawnLocal(c, func(*Context) (int, error) { return 1, nil })
+			_, _ = h.Join(c)
+		}
+	})
+}
+
+func BenchmarkTask_SpawnJoinLocal64(b *testing.B) {
+	b.ReportAllocs()
+	onWorker(b, func(c *Context) {
+		var handles [64]*LocalHandle[int]
+		for i := 0; b.Loop(); i++ {
+			handles[i%64] = SpawnLocal(c, func(*Context) (int, error) { return 1, nil })
+			if i%64 == 63 {
+				for _, h := range handles {
+					_, _ = h.Join(c)
+				}
+			}
+		}
+	})
+}

@@ -83,6 +83,13 @@ type Config struct {
 	// 65536; beyond it Spawn and Go fail with ErrFull.
 	InboxLimit int
 
+	// BlockingMax is how many calls the blocking pool makes at once, each on a goroutine that the
+	// system may give a thread; default 512. BlockingQueue is how many more may wait, default 10000,
+	// -1 for none; beyond it SpawnBlocking fails with an *OverloadError. BlockingIdle is how long one of
+	// its goroutines without a call is kept, default 30 s.
+	BlockingMax, BlockingQueue int
+	BlockingIdle               time.Duration
+
 	// SubmissionEntries and CompletionEntries are the sizes of each worker's rings, powers of two,
 	// default 4096 and 32768. A full ring costs a crossing, nothing else.
 	SubmissionEntries, CompletionEntries int
@@ -115,6 +122,8 @@ func (c *Config) setDefaults() error {
 	set(&c.ReadLimit, 256<<10)
 	set(&c.WriteHigh, 256<<10)
 	set(&c.InboxLimit, 65536)
+	set(&c.BlockingMax, 512)
+	set(&c.BlockingQueue, 10000)
 	set(&c.SubmissionEntries, 4096)
 	set(&c.CompletionEntries, max(32768, c.SubmissionEntries))
 	set(&c.BufferCount, 128)
@@ -125,6 +134,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.CloseTimeout == 0 {
 		c.CloseTimeout = 10 * time.Second
+	}
+	if c.BlockingIdle == 0 {
+		c.BlockingIdle = 30 * time.Second
 	}
 	if err := c.fromEnvironment(); err != nil {
 		return err
@@ -143,6 +155,8 @@ func (c *Config) check() error {
 		return configError("Spin must be 0 to 1s, is %v", c.Spin)
 	case c.ReadLimit < 1 || c.ReadLimit > 1<<30 || c.WriteHigh < 1 || c.WriteHigh > 1<<30 || c.InboxLimit < 1:
 		return configError("ReadLimit and WriteHigh must be at most 1 GiB, and like InboxLimit positive")
+	case c.BlockingMax < 1 || c.BlockingQueue < -1 || c.BlockingIdle < 0:
+		return configError("BlockingMax must be positive, BlockingQueue at least -1, BlockingIdle not negative")
 	case c.CloseTimeout < 0:
 		return configError("CloseTimeout must not be negative, is %v", c.CloseTimeout)
 	case !power(c.SubmissionEntries, 8, 32768):
@@ -210,6 +224,7 @@ type Runtime struct {
 	config  Config
 	workers []*worker
 	mesh    *mesh // nil with one worker
+	pool    blockingPool
 	closing atomic.Bool
 	looping sync.WaitGroup // workers that may still send to others
 	done    sync.WaitGroup // workers that have not freed everything
@@ -246,12 +261,14 @@ func New(config Config) (*Runtime, error) {
 	for i := range config.Workers {
 		rt.workers = append(rt.workers, newWorker(rt, i))
 	}
+	rt.pool.init(&rt.config)
 	if err := rt.start(); err != nil {
 		if rt.mesh != nil {
 			rt.mesh.free()
 		}
 		return nil, err
 	}
+	noteWorkers(rt.workers, true)
 	return rt, nil
 }
 
@@ -281,10 +298,12 @@ func (rt *Runtime) Workers() int { return len(rt.workers) }
 
 // Close ends everything at once: servers, connections, tasks (which get ErrClosed wherever they wait,
 // and are unwound by runtime.Goexit if they wait again after a second), and waits until it is
-// over. A second Close waits too. From a task it begins the end and returns ErrNotTask, since a task
+// over. Calls in the blocking pool have their ctx cancelled, and a second too: one that goes on keeps its
+// goroutine. A second Close waits too. From a task it begins the end and returns ErrNotTask, since a task
 // can't wait for its own. Any goroutine. Blocks.
 func (rt *Runtime) Close() error {
 	rt.closing.Store(true)
+	rt.pool.close()
 	for _, w := range rt.workers {
 		w.post(&note{do: (*worker).stop})
 	}
@@ -294,6 +313,7 @@ func (rt *Runtime) Close() error {
 		}
 	}
 	rt.done.Wait()
+	rt.pool.wait(stopGrace)
 	rt.finish()
 	return nil
 }
@@ -310,6 +330,7 @@ func (rt *Runtime) finish() {
 	servers := rt.servers
 	rt.servers = nil
 	rt.mu.Unlock()
+	noteWorkers(rt.workers, false)
 	if rt.mesh != nil {
 		rt.mesh.free()
 	}
@@ -360,7 +381,7 @@ func (rt *Runtime) idle() bool {
 			return false
 		}
 	}
-	return true
+	return !rt.pool.busy()
 }
 
 func (rt *Runtime) addServer(s *Server) bool {
@@ -426,12 +447,17 @@ func (rt *Runtime) leastLoaded(w *worker) *worker {
 }
 
 // submit implements Spawner: the task stays on the worker, unless it is sent to another.
+// home implements LocalSpawner.
+func (c *Context) home() *worker { return c.w }
+
 func (c *Context) submit(t *task, target int) error {
 	w := c.w
 	if !w.here() {
 		return w.elsewhere()
 	}
-	t.ctx.values = c.values
+	if t.ctx.values == nil {
+		t.ctx.values = c.values
+	}
 	if target == anyWorker || target == w.id {
 		if w.stopping {
 			return ErrClosed

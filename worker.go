@@ -99,6 +99,7 @@ func (w *worker) main(started chan<- error) {
 		w.turn()
 	}
 	w.stopCoroutines()
+	w.knockAll() // there is no turn any more that would, for those who were just told
 	w.tearDown()
 	ended = true
 }
@@ -303,8 +304,7 @@ func (w *worker) stopCoroutines() {
 		w.tasks--
 		if t.co == nil {
 			t.failure = ErrClosed
-			t.ctx.finish()
-			t.done.finish(w)
+			w.tellEnd(t)
 			continue
 		}
 		w.idle = append(w.idle, t.co)
@@ -329,8 +329,7 @@ func (w *worker) endStopped(t *task) {
 	t.co = nil
 	t.failure = ErrClosed
 	t.ended = true
-	t.ctx.finish()
-	t.done.finish(w)
+	w.tellEnd(t)
 }
 
 // tearDown waits for the other workers, so that nobody sends here any more, and frees what the kernel
