@@ -214,7 +214,7 @@ func (s *TaskScope) childEnded(from *worker, t *task) {
 // account takes note of a child's end, on the scope's worker.
 func (s *TaskScope) account(t *task) {
 	s.unlink(t)
-	if err := t.outcome(); err != nil && (!t.dropped || !errors.Is(err, context.Canceled)) {
+	if err := t.ending(); err != nil && (!t.dropped || !errors.Is(err, context.Canceled)) {
 		s.fail(err)
 	}
 	if s.live == 0 {
@@ -222,8 +222,8 @@ func (s *TaskScope) account(t *task) {
 	}
 }
 
-// outcome is the error that a task ended with.
-func (t *task) outcome() error {
+// ending is the error that a task ended with.
+func (t *task) ending() error {
 	if t.failure != nil {
 		return t.failure
 	}
