@@ -179,6 +179,11 @@ func (c *Context) task() (*task, error) {
 	if !c.w.here() {
 		return nil, c.w.elsewhere()
 	}
+	return c.taskHere()
+}
+
+// taskHere is task for a caller that is known to be on the worker.
+func (c *Context) taskHere() (*task, error) {
 	if c.t == nil || c.w.running != c.t {
 		return nil, ErrNotTask
 	}

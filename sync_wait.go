@@ -147,7 +147,7 @@ func caller(ctx context.Context) (w *worker, t *task, err error) {
 	if !ok || !c.w.here() {
 		return nil, nil, ctx.Err()
 	}
-	if t, err = c.task(); err == nil && context.Context(c) != ctx {
+	if t, err = c.taskHere(); err == nil && context.Context(c) != ctx {
 		err = ctx.Err()
 	}
 	return c.w, t, err
