@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// OverloadError is what SpawnBlocking fails with when the pool makes as many calls as it may and its
-// queue is full. For errors.Is it is ErrFull.
+// OverloadError is what SpawnBlocking fails with when the pool makes as many calls as it may and
+// its queue is full. For errors.Is it is ErrFull.
 type OverloadError struct {
 	Running, Queued int // Config.BlockingMax, and how many waited
 }
@@ -37,14 +37,15 @@ type BlockingStats struct {
 	Refused     uint64 // calls that met an *OverloadError
 }
 
-// SpawnBlocking has fn called by a goroutine of the runtime's blocking pool, never by a worker: for files,
-// databases, cgo, long computations. Config.BlockingMax calls run at once, in the order they came;
-// Config.BlockingQueue more wait; a call beyond that is joined with an *OverloadError at once. The
-// handle is Spawn's: Join parks a task, Wait blocks a goroutine, and a panic is carried to either.
+// SpawnBlocking has fn called by a goroutine of the runtime's blocking pool, never by a worker: for
+// files, databases, cgo, long computations. Config.BlockingMax calls run at once, in the order they
+// came; Config.BlockingQueue more wait; a call beyond that is joined with an *OverloadError at
+// once. The handle is Spawn's: Join parks a task, Wait blocks a goroutine, and a panic is carried
+// to either.
 //
-// ctx is done when the handle's Cancel is called, the scope that s is ends, or the runtime closes. It has
-// the values of s, and through WithContext also its end. A call that has begun is over when fn returns,
-// and not before: fn should heed ctx. After runtime.LockOSThread fn must unlock.
+// ctx is done when the handle's Cancel is called, the scope that s is ends, or the runtime closes.
+// It has the values of s, and through WithContext also its end. A call that has begun is over when
+// fn returns, and not before: fn should heed ctx. After runtime.LockOSThread fn must unlock.
 //
 // With a *Context or *TaskScope: Worker only. With a *Runtime: Any goroutine.
 func SpawnBlocking[T any](s Spawner, fn func(ctx context.Context) (T, error)) *JoinHandle[T] {
@@ -112,8 +113,8 @@ const (
 	jobOver
 )
 
-// cancel drops a job that waits, and cancels the ctx of one that runs. dropped says that its own handle
-// asks. Any goroutine.
+// cancel drops a job that waits, and cancels the ctx of one that runs. dropped says that its own
+// handle asks. Any goroutine.
 func (j *blockingJob) cancel(err error, dropped bool) {
 	if j.rt == nil {
 		return // never lent
@@ -138,7 +139,8 @@ func (j *blockingJob) cancel(err error, dropped bool) {
 	}
 }
 
-// end tells everybody that the call is over. failure is why it never was made, or how it ended badly.
+// end tells everybody that the call is over. failure is why it never was made, or how it ended
+// badly.
 func (j *blockingJob) end(failure error) {
 	t := j.t
 	j.stop(context.Canceled)

@@ -42,16 +42,26 @@ func FromContext(ctx context.Context) (*Context, bool) {
 	return c, ok
 }
 
-// Deadline implements context.Context: the nearest of the Timeouts that the Context is in and of the
-// context.Context that the task was started with. Any goroutine.
+// Deadline implements context.Context: the nearest of the Timeouts that the Context, or the scope
+// of its task, is in, and of the context.Context that the task was started with. Any goroutine.
 func (c *Context) Deadline() (deadline time.Time, ok bool) {
-	if in := c.inner; in != nil {
-		deadline, ok = in.outer.Deadline()
-		if b := in.bound; b != nil && (!ok || b.at.Before(deadline)) {
-			return b.at, true
+	nearer := func(at time.Time, there bool) {
+		if there && (!ok || at.Before(deadline)) {
+			deadline, ok = at, true
 		}
-	} else if c.values != nil {
-		deadline, ok = c.values.Deadline()
+	}
+	if c.inner != nil {
+		nearer(c.inner.outer.Deadline())
+		if b := c.inner.bound; b != nil {
+			nearer(b.at, true)
+		}
+		return deadline, ok
+	}
+	if c.t != nil && c.t.scope != nil {
+		nearer(c.t.scope.ctx.Deadline())
+	}
+	if c.values != nil {
+		nearer(c.values.Deadline())
 	}
 	return deadline, ok
 }
@@ -141,8 +151,8 @@ func (c *Context) closeDone() {
 	}
 }
 
-// Yield lets the worker's other tasks have their turn, and its completions after at most 4096 resumes.
-// It returns what the Context's Err is then. Worker only.
+// Yield lets the worker's other tasks have their turn, and its completions after at most 4096
+// resumes. It returns what the Context's Err is then. Worker only.
 func (c *Context) Yield() error {
 	t, err := c.task()
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 )
 
-// LocalHandle is the result to come of a task that SpawnLocal started. It is for its own worker alone,
-// and costs less than a JoinHandle.
+// LocalHandle is the result to come of a task that SpawnLocal started. It is for its own worker
+// alone, and costs less than a JoinHandle.
 type LocalHandle[T any] struct {
 	task
 	fn      func(*Context) (T, error)
@@ -27,7 +27,8 @@ type LocalSpawner interface {
 	home() *worker
 }
 
-// SpawnLocal is Spawn for a task that is joined on its own worker, which is the caller's. Worker only.
+// SpawnLocal is Spawn for a task that is joined on its own worker, which is the caller's. Worker
+// only.
 func SpawnLocal[T any](s LocalSpawner, fn func(*Context) (T, error)) *LocalHandle[T] {
 	h := &LocalHandle[T]{fn: fn}
 	h.self = h
@@ -67,8 +68,8 @@ func (h *LocalHandle[T]) tellJoiners(w *worker) {
 	}
 }
 
-// Join parks the task until the other one has ended and returns its result, as JoinHandle.Join does. The
-// error is ErrWrongWorker on another worker than the task's. Worker only. Blocks.
+// Join parks the task until the other one has ended and returns its result, as JoinHandle.Join
+// does. The error is ErrWrongWorker on another worker than the task's. Worker only. Blocks.
 func (h *LocalHandle[T]) Join(c *Context) (T, error) {
 	var zero T
 	t, err := c.task()
@@ -112,8 +113,8 @@ func (h *LocalHandle[T]) await(t *task) error {
 	return nil
 }
 
-// TryResult returns the result if the task has ended. ErrWrongWorker, with ok, says that the caller is
-// elsewhere. Worker only.
+// TryResult returns the result if the task has ended. ErrWrongWorker, with ok, says that the caller
+// is elsewhere. Worker only.
 func (h *LocalHandle[T]) TryResult() (result T, err error, ok bool) { //nolint:revive // ok is last
 	if !h.ctx.w.here() {
 		return result, h.ctx.w.elsewhere(), true

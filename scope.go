@@ -14,9 +14,9 @@ var ErrScopeEnded = errors.New("veloq: scope ended")
 // errUnwound cancels the children of a body that panics or is unwound.
 var errUnwound = errors.New("veloq: scope's body was unwound")
 
-// TaskScope is what Scope gives its body to spawn into: it is a Spawner, for Spawn, SpawnTo, SpawnLocal,
-// SpawnBlocking and Go. Its methods are for tasks of the worker that it lives on: the body's and its
-// children's there.
+// TaskScope is what Scope gives its body to spawn into: it is a Spawner, for Spawn, SpawnTo,
+// SpawnLocal, SpawnBlocking and Go. Its methods are for tasks of the worker that it lives on: the
+// body's and its children's there.
 type TaskScope struct {
 	ctx      Context // the body's
 	inner    inner
@@ -29,14 +29,14 @@ type TaskScope struct {
 	owned    []io.Closer
 }
 
-// Scope runs fn, waits until every task that was spawned into s has ended, and returns the first error of
-// fn or any of them. That first error cancels the rest: fn, wherever it waits, and all other children
-// get context.Canceled, and the kernel operations they wait for are cancelled. So does the end of c.
-// Children are cancelled, not killed: Scope waits for as long as they take.
+// Scope runs fn, waits until every task that was spawned into s has ended, and returns the first
+// error of fn or any of them. That first error cancels the rest: fn, wherever it waits, and all
+// other children get context.Canceled, and the kernel operations they wait for are cancelled. So
+// does the end of c. Children are cancelled, not killed: Scope waits for as long as they take.
 //
-// A child's panic and runtime.Goexit are errors too: a *PanicError with its stack, and ErrGoexit. A panic
-// of fn goes on when all children have ended. A child that was cancelled by its own handle and
-// returns context.Canceled is no error.
+// A child's panic and runtime.Goexit are errors too: a *PanicError with its stack, and ErrGoexit. A
+// panic of fn goes on when all children have ended. A child that was cancelled by its own handle
+// and returns context.Canceled is no error.
 //
 // fn runs in the calling task. Worker only. Blocks.
 func Scope(c *Context, fn func(s *TaskScope) error) error {
@@ -86,9 +86,9 @@ func (s *TaskScope) leave() {
 // Context is the body's within the scope: it ends when the scope is cancelled. Any goroutine.
 func (s *TaskScope) Context() *Context { return &s.ctx }
 
-// Go starts fn in the scope, on its worker. Its error is the scope's, if it is the first. What Go itself
-// returns is why fn could not be started: ErrScopeEnded, the error of the scope's Context, or
-// ErrWrongWorker. Worker only.
+// Go starts fn in the scope, on its worker. Its error is the scope's, if it is the first. What Go
+// itself returns is why fn could not be started: ErrScopeEnded, the error of the scope's Context,
+// or ErrWrongWorker. Worker only.
 func (s *TaskScope) Go(fn func(*Context) error) error {
 	child := &scopeTask{fn: fn}
 	child.self = child
@@ -97,8 +97,8 @@ func (s *TaskScope) Go(fn func(*Context) error) error {
 	return s.submit(&child.task, anyWorker)
 }
 
-// Wait parks the body until every child so far has ended, and returns the scope's first error, or that
-// of the scope's Context. Worker only, by the body. Blocks.
+// Wait parks the body until every child so far has ended, and returns the scope's first error, or
+// that of the scope's Context. Worker only, by the body. Blocks.
 func (s *TaskScope) Wait() error {
 	t, err := s.ctx.task()
 	for err == nil && s.live > 0 {
@@ -111,8 +111,8 @@ func (s *TaskScope) Wait() error {
 	return err
 }
 
-// Cancel cancels fn and all children. Scope returns the first error that follows, so nil if fn does and
-// all others, having been told so, return context.Canceled. Worker only.
+// Cancel cancels fn and all children. Scope returns the first error that follows, so nil if fn does
+// and all others, having been told so, return context.Canceled. Worker only.
 func (s *TaskScope) Cancel() error {
 	if !s.ctx.w.here() {
 		return s.ctx.w.elsewhere()
@@ -122,9 +122,9 @@ func (s *TaskScope) Cancel() error {
 	return nil
 }
 
-// Own has the scope close what c is, a Stream for example, when all of its tasks have ended: the latest
-// first. What is owned too late, or by a caller on another worker, is closed at once if it can be, and
-// the error says why. Worker only.
+// Own has the scope close what c is, a Stream for example, when all of its tasks have ended: the
+// latest first. What is owned too late, or by a caller on another worker, is closed at once if it
+// can be, and the error says why. Worker only.
 func (s *TaskScope) Own(c io.Closer) error {
 	switch {
 	case !s.ctx.w.here():
@@ -233,8 +233,8 @@ func (t *task) ending() error {
 	return nil
 }
 
-// fail takes the first error and cancels everything else. After Cancel the errors that only tell of it
-// don't count.
+// fail takes the first error and cancels everything else. After Cancel the errors that only tell of
+// it don't count.
 func (s *TaskScope) fail(err error) {
 	if s.err != nil || (s.given && errors.Is(err, context.Canceled)) {
 		return

@@ -14,10 +14,10 @@ var ErrChanClosed = errors.New("veloq: chan closed")
 // ErrEmpty: there is nothing to be received now.
 var ErrEmpty = errors.New("veloq: chan empty")
 
-// Chan is a queue of up to a number of values, from any senders to any receivers: tasks of all workers
-// and goroutines. Values come out in the order they went in, and those who wait have their turn in the
-// order of their coming. Unlike a Go channel it parks a task that waits, and always has room for at
-// least one value.
+// Chan is a queue of up to a number of values, from any senders to any receivers: tasks of all
+// workers and goroutines. Values come out in the order they went in, and those who wait have their
+// turn in the order of their coming. Unlike a Go channel it parks a task that waits, and always has
+// room for at least one value.
 type Chan[T any] struct {
 	mu                 sync.Mutex
 	ring               []T
@@ -35,8 +35,8 @@ func NewChan[T any](capacity int) *Chan[T] {
 }
 
 // Send adds v, after waiting for room. The error is ErrChanClosed, that of the caller's Context, or
-// ErrNotTask; v was not sent then. It parks a task whose Context ctx is or is derived from, and blocks
-// a goroutine. Any goroutine. Blocks.
+// ErrNotTask; v was not sent then. It parks a task whose Context ctx is or is derived from, and
+// blocks a goroutine. Any goroutine. Blocks.
 func (ch *Chan[T]) Send(ctx context.Context, v T) error {
 	w, t, err := caller(ctx)
 	if err != nil {
@@ -56,9 +56,9 @@ func (ch *Chan[T]) TrySend(v T) error {
 	return ErrFull
 }
 
-// Recv takes the next value, after waiting for one. The error is ErrChanClosed once a closed Chan is
-// empty, that of the caller's Context, or ErrNotTask. It parks a task whose Context ctx is or is derived
-// from, and blocks a goroutine. Any goroutine. Blocks.
+// Recv takes the next value, after waiting for one. The error is ErrChanClosed once a closed Chan
+// is empty, that of the caller's Context, or ErrNotTask. It parks a task whose Context ctx is or is
+// derived from, and blocks a goroutine. Any goroutine. Blocks.
 func (ch *Chan[T]) Recv(ctx context.Context) (T, error) {
 	var v T
 	w, t, err := caller(ctx)
@@ -103,8 +103,8 @@ func (ch *Chan[T]) Len() int {
 // Cap returns how many values ch has room for. Any goroutine.
 func (ch *Chan[T]) Cap() int { return len(ch.ring) }
 
-// RecvCase is Recv into *into as a Case of Select. *into belongs to ch until that Select returns. A value
-// that comes while the runtime unwinds the waiting task is lost with it. Any goroutine.
+// RecvCase is Recv into *into as a Case of Select. *into belongs to ch until that Select returns. A
+// value that comes while the runtime unwinds the waiting task is lost with it. Any goroutine.
 func (ch *Chan[T]) RecvCase(into *T) Case { return &recvCase[T]{ch: ch, into: into} }
 
 // SendCase is Send of v as a Case of Select. Any goroutine.

@@ -8,12 +8,12 @@ import (
 	"sync/atomic"
 )
 
-// Mutex is a lock for tasks of all workers and for goroutines. Unlike a sync.Mutex it may be held while
-// its holder parks: who waits for it parks too, and its worker goes on. It is handed to those who wait
-// in the order of their coming. The zero value is unlocked. A Mutex must not be copied.
+// Mutex is a lock for tasks of all workers and for goroutines. Unlike a sync.Mutex it may be held
+// while its holder parks: who waits for it parks too, and its worker goes on. It is handed to those
+// who wait in the order of their coming. The zero value is unlocked. A Mutex must not be copied.
 //
-// It belongs to nobody: a lock is released by whoever calls Unlock. A holder that locks again waits for
-// itself. As a Case of Select it is locked.
+// It belongs to nobody: a lock is released by whoever calls Unlock. A holder that locks again waits
+// for itself. As a Case of Select it is locked.
 type Mutex struct {
 	state   atomic.Int32
 	mu      sync.Mutex // guards waiting, and every change of state to or from mutexWaited
@@ -27,9 +27,10 @@ const (
 	mutexWaited // held, and somebody may wait
 )
 
-// Lock locks m, after waiting for it where it is held. The error is that of the caller's Context, or
-// ErrNotTask from a handler or from a task whose Context ctx is not; m is not locked then. It parks
-// a task whose Context ctx is or is derived from, and blocks a goroutine. Any goroutine. Blocks.
+// Lock locks m, after waiting for it where it is held. The error is that of the caller's Context,
+// or ErrNotTask from a handler or from a task whose Context ctx is not; m is not locked then. It
+// parks a task whose Context ctx is or is derived from, and blocks a goroutine. Any goroutine.
+// Blocks.
 func (m *Mutex) Lock(ctx context.Context) error {
 	w, t, err := caller(ctx)
 	if err != nil {
@@ -51,7 +52,8 @@ func (m *Mutex) TryLock() bool {
 	return ok
 }
 
-// Unlock releases m, or hands it to the first who waits. It panics if m is not locked. Any goroutine.
+// Unlock releases m, or hands it to the first who waits. It panics if m is not locked. Any
+// goroutine.
 func (m *Mutex) Unlock() {
 	from := m.holder
 	if m.state.CompareAndSwap(mutexHeld, mutexFree) {

@@ -7,9 +7,9 @@ import (
 	"sync"
 )
 
-// Notify wakes those who wait for news. Notify leaves a note where nobody waits, one at most, for the
-// next who does: so a caller that waits, looks, and waits again misses nothing. The zero value has
-// none. A Notify must not be copied. As a Case of Select it is waited for.
+// Notify wakes those who wait for news. Notify leaves a note where nobody waits, one at most, for
+// the next who does: so a caller that waits, looks, and waits again misses nothing. The zero value
+// has none. A Notify must not be copied. As a Case of Select it is waited for.
 type Notify struct {
 	mu      sync.Mutex
 	noted   bool
@@ -39,8 +39,8 @@ func (n *Notify) NotifyAll() {
 	wakeAll(claimed, nil)
 }
 
-// Wait waits to be notified. The error is that of the caller's Context, or ErrNotTask. It parks a task
-// whose Context ctx is or is derived from, and blocks a goroutine. Any goroutine. Blocks.
+// Wait waits to be notified. The error is that of the caller's Context, or ErrNotTask. It parks a
+// task whose Context ctx is or is derived from, and blocks a goroutine. Any goroutine. Blocks.
 func (n *Notify) Wait(ctx context.Context) error { return waitFor(ctx, n) }
 
 // begin implements Case.

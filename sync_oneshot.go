@@ -16,9 +16,9 @@ var (
 	ErrOneshotSent = errors.New("veloq: oneshot sent or closed before")
 )
 
-// Oneshot carries one value to whoever receives it, each time it is asked. The zero value is empty. A
-// Oneshot must not be copied. As a Case of Select it is ready when it is sent or closed: TryRecv has the
-// value then.
+// Oneshot carries one value to whoever receives it, each time it is asked. The zero value is empty.
+// A Oneshot must not be copied. As a Case of Select it is ready when it is sent or closed: TryRecv
+// has the value then.
 type Oneshot[T any] struct {
 	mu      sync.Mutex
 	done    bool
@@ -31,8 +31,8 @@ type Oneshot[T any] struct {
 // goroutine.
 func (o *Oneshot[T]) Send(value T) error { return o.finish(value, nil) }
 
-// Close says that no value will come: receivers get ErrOneshotClosed. After Send it does nothing. Any
-// goroutine.
+// Close says that no value will come: receivers get ErrOneshotClosed. After Send it does nothing.
+// Any goroutine.
 func (o *Oneshot[T]) Close() {
 	var none T
 	_ = o.finish(none, ErrOneshotClosed) // the value that is there stays
@@ -51,8 +51,9 @@ func (o *Oneshot[T]) finish(value T, err error) error {
 	return nil
 }
 
-// Recv waits for the value. The error is ErrOneshotClosed, that of the caller's Context, or ErrNotTask.
-// It parks a task whose Context ctx is or is derived from, and blocks a goroutine. Any goroutine. Blocks.
+// Recv waits for the value. The error is ErrOneshotClosed, that of the caller's Context, or
+// ErrNotTask. It parks a task whose Context ctx is or is derived from, and blocks a goroutine. Any
+// goroutine. Blocks.
 func (o *Oneshot[T]) Recv(ctx context.Context) (T, error) {
 	if err := waitFor(ctx, o); err != nil {
 		var none T

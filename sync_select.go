@@ -7,21 +7,22 @@ import (
 	"math/rand/v2"
 )
 
-// Select waits until one of the cases is ready, takes that one and no other, and returns its index with
-// the error that the case ended with (ErrChanClosed, for example). Of several that are ready it takes
-// any, each as likely as the others. The index is -1 when nothing was taken: the error is then the
-// caller's Context's, ErrNotTask or ErrWrongWorker. Without cases it waits for the Context's end.
+// Select waits until one of the cases is ready, takes that one and no other, and returns its index
+// with the error that the case ended with (ErrChanClosed, for example). Of several that are ready
+// it takes any, each as likely as the others. The index is -1 when nothing was taken: the error is
+// then the caller's Context's, ErrNotTask or ErrWrongWorker. Without cases it waits for the
+// Context's end.
 //
 // A Case may be used again, but by one caller at a time where it is of a Chan or of After.
 //
-// It parks a task whose Context ctx is or is derived from, and blocks a goroutine; timers can be waited
-// for by tasks of their own worker only. Any goroutine. Blocks.
+// It parks a task whose Context ctx is or is derived from, and blocks a goroutine; timers can be
+// waited for by tasks of their own worker only. Any goroutine. Blocks.
 func Select(ctx context.Context, cases ...Case) (int, error) {
 	return choose(ctx, cases, true)
 }
 
-// SelectBiased is Select that takes the first in order of those that are ready. A case that is always
-// ready starves those behind it. Any goroutine. Blocks.
+// SelectBiased is Select that takes the first in order of those that are ready. A case that is
+// always ready starves those behind it. Any goroutine. Blocks.
 func SelectBiased(ctx context.Context, cases ...Case) (int, error) {
 	return choose(ctx, cases, false)
 }

@@ -126,10 +126,16 @@ func TestTicker_NextTick(t *testing.T) {
 		missed                 MissedTicks
 		due, now, period, want int64
 	}{
-		{TicksBurst, 100, 100, 10, 110}, {TicksBurst, 100, 155, 10, 110},
-		{TicksDelay, 100, 104, 10, 110}, {TicksDelay, 100, 110, 10, 120}, {TicksDelay, 100, 155, 10, 165},
-		{TicksSkip, 100, 104, 10, 110}, {TicksSkip, 100, 109, 10, 110}, {TicksSkip, 100, 110, 10, 120},
-		{TicksSkip, 100, 155, 10, 160}, {TicksSkip, 100, 160, 10, 170},
+		{TicksBurst, 100, 100, 10, 110},
+		{TicksBurst, 100, 155, 10, 110},
+		{TicksDelay, 100, 104, 10, 110},
+		{TicksDelay, 100, 110, 10, 120},
+		{TicksDelay, 100, 155, 10, 165},
+		{TicksSkip, 100, 104, 10, 110},
+		{TicksSkip, 100, 109, 10, 110},
+		{TicksSkip, 100, 110, 10, 120},
+		{TicksSkip, 100, 155, 10, 160},
+		{TicksSkip, 100, 160, 10, 170},
 	} {
 		assert.Equal(t, c.want, nextTick(c.due, c.now, c.period, c.missed), "%+v", c)
 	}

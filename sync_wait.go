@@ -1,7 +1,7 @@
 package veloq
 
-// How callers wait for things that tasks of any worker and goroutines share: claimants, their places in
-// queues, and the one claim that ends a wait.
+// How callers wait for things that tasks of any worker and goroutines share: claimants, their
+// places in queues, and the one claim that ends a wait.
 
 import (
 	"context"
@@ -11,16 +11,16 @@ import (
 	"github.com/veloq/veloq/internal/gid"
 )
 
-// A claimant is one caller that waits, in one queue or, for a Select, in several. Whoever has what it
-// waits for claims it and hands that over; it may also give up. The first of these holds, so nothing is
-// handed to a caller that has left, and no caller leaves with what it was handed.
+// A claimant is one caller that waits, in one queue or, for a Select, in several. Whoever has what
+// it waits for claims it and hands that over; it may also give up. The first of these holds, so
+// nothing is handed to a caller that has left, and no caller leaves with what it was handed.
 type claimant struct {
 	won atomic.Int32 // 0 while it waits, 1 + the place's index once claimed, gaveUp
 	waiter
 }
 
-// A waiter is how a claimant is woken. Who claims copies it under the lock: after that the claimant may
-// be in its next wait, or another's.
+// A waiter is how a claimant is woken. Who claims copies it under the lock: after that the claimant
+// may be in its next wait, or another's.
 type waiter struct {
 	w     *worker
 	t     *task         // nil for a goroutine
@@ -29,9 +29,9 @@ type waiter struct {
 
 const gaveUp = -1
 
-// A place is a claimant's entry in one queue, and like the queue guarded by the lock of the object that
-// has it. Claims are made under that lock, with what is handed over: a claimant that was claimed takes
-// the lock once, by leave, before it looks.
+// A place is a claimant's entry in one queue, and like the queue guarded by the lock of the object
+// that has it. Claims are made under that lock, with what is handed over: a claimant that was
+// claimed takes the lock once, by leave, before it looks.
 type place struct {
 	by         *claimant
 	of         Case
@@ -44,9 +44,9 @@ type place struct {
 // A Case is one of the things that Select can wait for: a *JoinHandle, *Mutex, *Notify, *Oneshot or
 // *Ticker, what Chan.RecvCase and SendCase return, or what Context.After does.
 type Case interface {
-	// begin takes what the case is about if it is there now. If not, and p is not nil, p is queued. With p
-	// it takes nothing that p's claimant could not claim for itself first. from is the worker that calls,
-	// nil for goroutines.
+	// begin takes what the case is about if it is there now. If not, and p is not nil, p is queued.
+	// With p it takes nothing that p's claimant could not claim for itself first. from is the
+	// worker that calls, nil for goroutines.
 	begin(from *worker, p *place) (done bool, err error)
 	// leave takes p off the queue if it is still there.
 	leave(p *place)
@@ -57,8 +57,8 @@ type Case interface {
 // claim ends the wait in favour of p.
 func (p *place) claim() bool { return p.by.won.CompareAndSwap(0, p.index+1) }
 
-// wake makes a claimed caller run; without a caller it does nothing. from is the worker that calls, nil
-// where that can't be told.
+// wake makes a claimed caller run; without a caller it does nothing. from is the worker that calls,
+// nil where that can't be told.
 func (wt waiter) wake(from *worker) {
 	switch {
 	case wt.t == nil && wt.woken == nil:
@@ -137,8 +137,8 @@ func wakeAll(claimed []waiter, from *worker) {
 	}
 }
 
-// caller finds out who calls with ctx: a task (t and its worker) or a goroutine (neither). The error is
-// why that caller can't wait now.
+// caller finds out who calls with ctx: a task (t and its worker) or a goroutine (neither). The
+// error is why that caller can't wait now.
 func caller(ctx context.Context) (w *worker, t *task, err error) {
 	c, ok := ctx.(*Context)
 	if !ok {
@@ -268,8 +268,9 @@ func noteWorkers(list []*worker, there bool) {
 	workers.all.Store(&all)
 }
 
-// mayBlock refuses callers that would block a worker: a task that calls with a context.Context which is
-// not its own, or a handler. It costs a look at every worker, and what follows costs far more.
+// mayBlock refuses callers that would block a worker: a task that calls with a context.Context
+// which is not its own, or a handler. It costs a look at every worker, and what follows costs far
+// more.
 func mayBlock() error {
 	all := workers.all.Load()
 	if !gid.Supported || all == nil {

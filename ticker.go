@@ -19,8 +19,8 @@ type alarm struct {
 }
 
 // After returns a Case that is ready d from now, to the next tick (1.05 ms), and stays so. It costs
-// nothing while nobody waits for it, so it need not be stopped. It is for tasks of the worker, one at a
-// time: for others ErrWrongWorker, for a second ErrBusy. Worker only.
+// nothing while nobody waits for it, so it need not be stopped. It is for tasks of the worker, one
+// at a time: for others ErrWrongWorker, for a second ErrBusy. Worker only.
 func (c *Context) After(d time.Duration) Case {
 	return newAlarm(c.w, c.w.timers.after(d))
 }
@@ -83,8 +83,8 @@ const (
 	TicksSkip
 )
 
-// Ticker is a periodic time that tasks of one worker wait for, one at a time. It costs nothing while
-// nobody waits, so it need not be stopped. As a Case of Select it takes a tick.
+// Ticker is a periodic time that tasks of one worker wait for, one at a time. It costs nothing
+// while nobody waits, so it need not be stopped. As a Case of Select it takes a tick.
 type Ticker struct {
 	alarm
 	period int64
@@ -103,8 +103,8 @@ func (c *Context) NewTicker(period time.Duration, missed MissedTicks) *Ticker {
 	return tk
 }
 
-// Wait parks the task until the next tick, or returns at once for one whose time has passed. The error
-// is the Context's, ErrWrongWorker, or ErrBusy where another task waits. Worker only. Blocks.
+// Wait parks the task until the next tick, or returns at once for one whose time has passed. The
+// error is the Context's, ErrWrongWorker, or ErrBusy where another task waits. Worker only. Blocks.
 func (tk *Ticker) Wait(c *Context) error { return waitFor(c, tk) }
 
 // Reset has the next tick come a period from now, and the following ones from there. Worker only.
@@ -162,9 +162,9 @@ type Timer struct {
 	fn    func(*Context)
 }
 
-// AfterFunc has the worker call fn d from now, to the next tick (1.05 ms). fn is called as a handler
-// is: by the worker itself, so it must not wait (Go and Spawn start a task). A panic of fn goes to
-// Config.OnPanic. A runtime that ends drops the calls that are not due yet. Worker only.
+// AfterFunc has the worker call fn d from now, to the next tick (1.05 ms). fn is called as a
+// handler is: by the worker itself, so it must not wait (Go and Spawn start a task). A panic of fn
+// goes to Config.OnPanic. A runtime that ends drops the calls that are not due yet. Worker only.
 func (c *Context) AfterFunc(d time.Duration, fn func(*Context)) (*Timer, error) {
 	if !c.w.here() {
 		return nil, c.w.elsewhere()
@@ -175,12 +175,12 @@ func (c *Context) AfterFunc(d time.Duration, fn func(*Context)) (*Timer, error) 
 	return t, nil
 }
 
-// Stop takes the call back, and reports whether it was still to come. Off the worker it does nothing
-// and reports false. Worker only.
+// Stop takes the call back, and reports whether it was still to come. Off the worker it does
+// nothing and reports false. Worker only.
 func (t *Timer) Stop() bool { return t.w.here() && t.w.timers.remove(&t.timer) }
 
-// Reset has the call come d from now, also if it has come before, and reports whether it was still to
-// come. Off the worker it does nothing and reports false. Worker only.
+// Reset has the call come d from now, also if it has come before, and reports whether it was still
+// to come. Off the worker it does nothing and reports false. Worker only.
 func (t *Timer) Reset(d time.Duration) bool {
 	if !t.w.here() {
 		return false

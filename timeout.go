@@ -1,6 +1,7 @@
 package veloq
 
-// Bounds in time and by a context.Context: Timeout for a part of a task, WithContext for all of one.
+// Bounds in time and by a context.Context: Timeout for a part of a task, WithContext for all of
+// one.
 
 import (
 	"context"
@@ -12,8 +13,8 @@ import (
 	"github.com/veloq/veloq/internal/wheel"
 )
 
-// TimeoutError is what waits end with whose Timeout has passed; those of a Stream inside a *net.OpError.
-// It is a net.Error that timed out, and for errors.Is both os.ErrDeadlineExceeded and
+// TimeoutError is what waits end with whose Timeout has passed; those of a Stream inside a
+// *net.OpError. It is a net.Error that timed out, and for errors.Is both os.ErrDeadlineExceeded and
 // context.DeadlineExceeded.
 type TimeoutError struct {
 	After time.Duration // what Timeout was given
@@ -33,14 +34,14 @@ func (e *TimeoutError) Is(target error) bool {
 	return target == os.ErrDeadlineExceeded || target == context.DeadlineExceeded
 }
 
-// Timeout runs fn in the calling task and gives it d: once that has passed, to the next tick (1.05 ms),
-// every wait of fn, and of the scopes in it, ends with a *TimeoutError, whichever Context or Stream it
-// is on, and kernel operations that it waits for are cancelled. It returns what fn returns, also
-// when that is nil and late: nothing interrupts code that does not wait. A Timeout in a Timeout ends at
-// the earlier of both, and what fn made outlives it.
+// Timeout runs fn in the calling task and gives it d: once that has passed, to the next tick (1.05
+// ms), every wait of fn, and of the scopes in it, ends with a *TimeoutError, whichever Context or
+// Stream it is on, and kernel operations that it waits for are cancelled. It returns what fn
+// returns, also when that is nil and late: nothing interrupts code that does not wait. A Timeout in
+// a Timeout ends at the earlier of both, and what fn made outlives it.
 //
-// fn's Context has that deadline, for goroutines that it is handed to; it ends with fn. Worker only.
-// Blocks (as fn does).
+// fn's Context has that deadline, for goroutines that it is handed to; it ends with fn. Worker
+// only. Blocks (as fn does).
 func Timeout(c *Context, d time.Duration, fn func(c *Context) error) error {
 	t, err := c.task()
 	if err != nil {
@@ -82,10 +83,10 @@ func fireBound(t *wheel.Timer, _ int64) {
 	b.c.cancel(b.err)
 }
 
-// WithContext returns a Spawner whose tasks belong to ctx as well as to s: their Context has its values
-// (and not those of s) and its Deadline, and when ctx is done it ends with ctx's error, so that every
-// wait of theirs does. For calls in the blocking pool ctx is the parent of theirs. Any goroutine; the
-// result may be used by who may use s.
+// WithContext returns a Spawner whose tasks belong to ctx as well as to s: their Context has its
+// values (and not those of s) and its Deadline, and when ctx is done it ends with ctx's error, so
+// that every wait of theirs does. For calls in the blocking pool ctx is the parent of theirs. Any
+// goroutine; the result may be used by who may use s.
 func WithContext(ctx context.Context, s Spawner) Spawner { return contextSpawner{ctx, s} }
 
 type contextSpawner struct {

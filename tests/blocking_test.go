@@ -177,8 +177,8 @@ func TestBlocking_PanicAndGoexit(t *testing.T) {
 	require.Equal(t, "dropped", pe.Value)
 }
 
-// Goal: the runtime's end: calls that wait are dropped, those that run are told, Close waits for them,
-// Shutdown for all.
+// Goal: the runtime's end: calls that wait are dropped, those that run are told, Close waits for
+// them, Shutdown for all.
 func TestBlocking_Close(t *testing.T) {
 	noLeak(t)
 	rt := newRuntime(t, veloq.Config{Workers: 2, BlockingMax: 1})

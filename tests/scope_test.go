@@ -71,7 +71,8 @@ func TestScope_WaitsForAll(t *testing.T) {
 	settled(t, rt, held{})
 }
 
-// Goal: the first error ends body and siblings, on both workers and in the pool, wherever they wait.
+// Goal: the first error ends body and siblings, on both workers and in the pool, wherever they
+// wait.
 func TestScope_FirstErrorCancelsTheRest(t *testing.T) {
 	noLeak(t)
 	rt := twoWorkers(t)

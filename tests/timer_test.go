@@ -19,7 +19,8 @@ import (
 	"github.com/veloq/veloq"
 )
 
-// Goal: whatever fn waits for, the timeout ends it, the error says so, and the task goes on as before.
+// Goal: whatever fn waits for, the timeout ends it, the error says so, and the task goes on as
+// before.
 func TestTimeout_EndsEveryWait(t *testing.T) {
 	noLeak(t)
 	rt := twoWorkers(t)
@@ -147,6 +148,17 @@ func TestTimeout_Nested(t *testing.T) {
 		var te *veloq.TimeoutError
 		assert.ErrorAs(t, err, &te)
 		assert.Equal(t, 2*time.Millisecond, te.After, "the outer's error")
+		err = veloq.Timeout(c, patience, func(c *veloq.Context) error {
+			return veloq.Scope(c, func(s *veloq.TaskScope) error {
+				want, _ := c.Deadline()
+				return s.Go(func(c *veloq.Context) error {
+					at, ok := c.Deadline()
+					assert.True(t, ok && at.Equal(want), "a child's is its scope's")
+					return nil
+				})
+			})
+		})
+		assert.NoError(t, err)
 		ran := false
 		for _, d := range []time.Duration{0, -1, math.MinInt64} {
 			err = veloq.Timeout(c, d, func(c *veloq.Context) error { ran = true; return c.Yield() })
@@ -240,6 +252,7 @@ func TestTicker_Policies(t *testing.T) {
 				return err
 			}
 			ready := 0
+			taking := time.Now()
 			for {
 				i, err := veloq.TrySelect(tk)
 				if err != nil {
@@ -250,7 +263,9 @@ func TestTicker_Policies(t *testing.T) {
 				}
 				ready++
 			}
-			if policy == veloq.TicksBurst && ready < 4 || policy != veloq.TicksBurst && ready != 1 {
+			// One that was missed, one that may be due just now, and those of the time this took.
+			most := 2 + int(time.Since(taking)/period)
+			if policy == veloq.TicksBurst && ready < 4 || policy != veloq.TicksBurst && (ready < 1 || ready > most) {
 				return fmt.Errorf("policy %d: %d at once", policy, ready)
 			}
 			if err := tk.Reset(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -40,23 +41,80 @@ func tlsConfigs(t *testing.T) (server, client *tls.Config) {
 		&tls.Config{RootCAs: pool, ServerName: "veloq"}
 }
 
-// lockedTLS is a tls.Conn that several tasks may write: who waits for another's write parks.
-type lockedTLS struct {
-	*tls.Conn
-	writing veloq.Mutex
+// taskTLS is TLS for several tasks of one worker: one that reads, any that write. crypto/tls holds
+// a sync.Mutex while it writes to the connection below, and a reader may want that mutex too, when
+// its peer asks for new keys. So the connection below never parks in a Write: it keeps the bytes,
+// and who made them sends them after the call, in turn with the others.
+type taskTLS struct {
+	conn *tls.Conn
+	below
 }
 
-func (l *lockedTLS) write(c *veloq.Context, p []byte) error {
-	if err := l.writing.Lock(c); err != nil {
+// below is what crypto/tls sees of the stream.
+type below struct {
+	*veloq.Stream
+	reader  *veloq.Context
+	pending []byte
+	sending veloq.Mutex
+}
+
+func (b *below) Write(p []byte) (int, error) {
+	b.pending = append(b.pending, p...)
+	return len(p), nil
+}
+
+// Read sends first: what a handshake is answered to must be on its way.
+func (b *below) Read(p []byte) (int, error) {
+	if err := b.flush(b.reader); err != nil {
+		return 0, err
+	}
+	return b.Stream.Read(p)
+}
+
+func (b *below) flush(c *veloq.Context) error {
+	if len(b.pending) == 0 {
+		return nil
+	}
+	if err := b.sending.Lock(c); err != nil {
 		return err
 	}
-	defer l.writing.Unlock()
-	_, err := l.Write(p)
+	defer b.sending.Unlock()
+	p := b.pending
+	b.pending = nil
+	_, err := b.Stream.Write(p)
 	return err
 }
 
-// Goal: one task reads and several write one tls.Conn, with writes that park all the time: a peer that
-// reads slowly, and records larger than what is sent without waiting.
+func serverTLS(s *veloq.Stream, config *tls.Config) *taskTLS {
+	l := &taskTLS{below: below{Stream: s}}
+	l.conn = tls.Server(&l.below, config)
+	return l
+}
+
+func (l *taskTLS) handshake(c *veloq.Context) error {
+	l.reader = c
+	return errors.Join(l.conn.Handshake(), l.flush(c))
+}
+
+func (l *taskTLS) read(c *veloq.Context, p []byte) (int, error) {
+	l.reader = c
+	return l.conn.Read(p)
+}
+
+// write bounds what is kept: a piece each time.
+func (l *taskTLS) write(c *veloq.Context, p []byte) error {
+	for len(p) > 0 {
+		n, err := l.conn.Write(p[:min(len(p), 64<<10)])
+		if err := errors.Join(err, l.flush(c)); err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// Goal: one task reads and several write one tls.Conn, with writes that park all the time: a peer
+// that reads slowly, and records larger than what is sent without waiting.
 func TestTLS_SeveralTasksWrite(t *testing.T) {
 	noLeak(t)
 	serverConfig, clientConfig := tlsConfigs(t)
@@ -65,8 +123,8 @@ func TestTLS_SeveralTasksWrite(t *testing.T) {
 	config := tinyConfig()
 	rt := newRuntime(t, config)
 	srv := startTasks(t, rt, veloq.ListenConfig{}, func(c *veloq.Context, s *veloq.Stream) error {
-		l := &lockedTLS{Conn: tls.Server(s, serverConfig)}
-		if err := l.Handshake(); err != nil {
+		l := serverTLS(s, serverConfig)
+		if err := l.handshake(c); err != nil {
 			return err
 		}
 		return veloq.Scope(c, func(sc *veloq.TaskScope) error {
@@ -87,8 +145,15 @@ func TestTLS_SeveralTasksWrite(t *testing.T) {
 					return err
 				}
 			}
-			_, err := io.Copy(io.Discard, l) // until the client has all it wants
-			return err
+			for p := make([]byte, 16<<10); ; { // until the client has all it wants
+				_, err := l.read(c, p)
+				if err == io.EOF { //nolint:errorlint // io.EOF comes bare
+					return sc.Wait()
+				}
+				if err != nil {
+					return err
+				}
+			}
 		})
 	})
 	conn := tls.Client(dial(t, srv.Addr()), clientConfig)
