@@ -1,6 +1,7 @@
 package veloq
 
 import (
+	"iter"
 	"testing"
 
 	"github.com/veloq/veloq/internal/core"
@@ -109,4 +110,16 @@ func BenchmarkTask_SpawnJoinLocal64(b *testing.B) {
 			}
 		}
 	})
+}
+
+// What the coroutine alone costs, there and back: the floor of all of the above.
+func BenchmarkTask_BareCoroutine(b *testing.B) {
+	next, stop := iter.Pull(func(yield func(struct{}) bool) {
+		for yield(struct{}{}) { //nolint:revive // all it does
+		}
+	})
+	defer stop()
+	for b.Loop() {
+		next()
+	}
 }
