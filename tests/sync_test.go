@@ -488,3 +488,68 @@ func TestChan_CancelledCallersLoseNothing(t *testing.T) {
 	}
 	require.Equal(t, sent.Load(), got.Load())
 }
+
+// Goal: a runtime that ends in the middle of the traffic takes no lock and no note with it: tasks of
+// another runtime and goroutines, which share all of it, go on to their end.
+func TestSync_OtherRuntimeClosesInTheMiddle(t *testing.T) {
+	noLeak(t)
+	for round := range sized(50, 12, 3) {
+		var m veloq.Mutex
+		tokens := veloq.NewChan[int](4)
+		for i := range 4 {
+			require.NoError(t, tokens.TrySend(i))
+		}
+		leaving, err := veloq.New(veloq.Config{Workers: 2})
+		require.NoError(t, err)
+		var turns atomic.Int64
+		var doomed []*veloq.JoinHandle[int]
+		for i := range 8 {
+			doomed = append(doomed, veloq.SpawnTo(leaving, i%2, func(c *veloq.Context) (int, error) {
+				for {
+					if err := m.Lock(c); err != nil {
+						if round%2 == 0 {
+							return 0, err
+						}
+						_ = c.Yield() // takes no notice, and is unwound
+						continue
+					}
+					turns.Add(1)
+					func() {
+						defer m.Unlock()
+						_ = c.Yield()
+					}()
+				}
+			}))
+		}
+		cr := newCrew(t)
+		rounds := sized(2_000, 500, 100)
+		counter := 0
+		cr.start(3, func(ctx context.Context, _ int) error {
+			for range rounds {
+				token, err := tokens.Recv(ctx)
+				if err != nil {
+					return err
+				}
+				if err := m.Lock(ctx); err != nil {
+					return err
+				}
+				counter++
+				err = pause(ctx)
+				m.Unlock()
+				if err := errors.Join(err, tokens.Send(ctx, token)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		eventually(t, "both have had the lock", func() (bool, any) { return turns.Load() > 20, turns.Load() })
+		bounded(t, "Close", func() { _ = leaving.Close() })
+		for _, h := range doomed {
+			require.ErrorIs(t, join(t, h), veloq.ErrClosed)
+		}
+		cr.join()
+		require.Equal(t, 9*rounds, counter)
+		require.Equal(t, 4, tokens.Len())
+		require.True(t, m.TryLock())
+	}
+}
