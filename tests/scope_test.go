@@ -345,6 +345,7 @@ func TestScope_OwnsStreams(t *testing.T) {
 	noLeak(t)
 	rt := twoWorkers(t)
 	srv := startEcho(t, rt, veloq.ListenConfig{}, "task")
+	before := holds(rt)
 	require.NoError(t, onWorker(t, rt, 0, func(c *veloq.Context) error {
 		var order []int
 		var first *veloq.Stream
@@ -379,7 +380,7 @@ func TestScope_OwnsStreams(t *testing.T) {
 		assert.Empty(t, order, "closed at once")
 		return nil
 	}))
-	settled(t, rt, held{slots: 2})
+	settled(t, rt, before)
 }
 
 type closerFunc func() error
