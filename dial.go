@@ -255,7 +255,7 @@ func (s *Stream) awaitConnect(t *task, to *core.Addr, until time.Time) (res int3
 	cancelled := false
 	for !state.done {
 		t.park()
-		if !state.done && !cancelled && (timeout.fired || t.ctx.Err() != nil || s.closed) {
+		if !state.done && !cancelled && (timeout.fired || t.err() != nil || s.closed) {
 			cancelled = true
 			s.w.stageCancel(opConnect, s.slot)
 		}
@@ -264,8 +264,8 @@ func (s *Stream) awaitConnect(t *task, to *core.Addr, until time.Time) (res int3
 	switch {
 	case state.res == 0:
 		return 0, nil
-	case t.ctx.Err() != nil:
-		return 0, netError(t.ctx.Err())
+	case t.err() != nil:
+		return 0, netError(t.err())
 	case timeout.fired:
 		return 0, os.ErrDeadlineExceeded
 	}
@@ -281,36 +281,19 @@ func (s *Stream) onConnect(res int32) {
 	}
 }
 
-// offload runs fn on a goroutine of its own and parks the task until it returns, or the task is
+// offload has fn called by the blocking pool and parks the task until it returns, or the task is
 // cancelled: then fn's ctx is, and its result is dropped.
 func offload[T any](c *Context, fn func(ctx context.Context) (T, error)) (T, error) {
-	t, err := c.task()
-	if err != nil {
-		var zero T
+	var zero T
+	if _, err := c.task(); err != nil {
 		return zero, netError(err)
 	}
-	type outcome struct {
-		done   bool
-		result T
-		err    error
-	}
-	out := &outcome{}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	w := c.w
-	go func() {
-		result, err := fn(ctx)
-		w.post(&note{do: func(w *worker) {
-			out.done, out.result, out.err = true, result, err
-			w.wake(t)
-		}})
-	}()
-	for !out.done {
-		if err := c.Err(); err != nil {
-			var zero T
+	h := SpawnBlocking(c, fn)
+	if !h.done.finished() {
+		if err := waitFor(c, h); err != nil {
+			h.Cancel()
 			return zero, netError(err)
 		}
-		t.park()
 	}
-	return out.result, out.err
+	return h.take()
 }

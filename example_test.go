@@ -235,3 +235,92 @@ func ExampleStream_SetReadDeadline() {
 	// timed out: true
 	// late <nil>
 }
+
+// A scope's tasks end before it does: the first failure cancels the others, and Scope returns it.
+func ExampleScope() {
+	rt, err := veloq.New(veloq.Config{Workers: 2})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rt.Close()
+	work := veloq.Spawn(rt, func(c *veloq.Context) (int, error) {
+		var left, right *veloq.JoinHandle[int]
+		err := veloq.Scope(c, func(s *veloq.TaskScope) error {
+			left = veloq.SpawnTo(s, 0, func(*veloq.Context) (int, error) { return 20, nil })
+			right = veloq.SpawnTo(s, 1, func(*veloq.Context) (int, error) { return 22, nil })
+			return nil
+		})
+		if err != nil {
+			return 0, err
+		}
+		l, _, _ := left.TryResult()
+		r, _, _ := right.TryResult()
+		fmt.Println("both:", l+r)
+		err = veloq.Scope(c, func(s *veloq.TaskScope) error {
+			_ = s.Go(func(c *veloq.Context) error { return c.Sleep(time.Hour) })
+			_ = s.Go(func(*veloq.Context) error { return errors.New("one fails") })
+			return nil
+		})
+		return 0, err
+	})
+	fmt.Println(work.Wait(context.Background()))
+	// Output:
+	// both: 42
+	// 0 one fails
+}
+
+// Timeout bounds everything that a part of a task waits for.
+func ExampleTimeout() {
+	rt, err := veloq.New(veloq.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rt.Close()
+	work := veloq.Spawn(rt, func(c *veloq.Context) (string, error) {
+		replies := veloq.NewChan[string](1)
+		err := veloq.Timeout(c, 10*time.Millisecond, func(c *veloq.Context) error {
+			_, err := replies.Recv(c)
+			return err
+		})
+		return "no reply", err
+	})
+	fmt.Println(work.Wait(context.Background()))
+	// Output: no reply veloq: timed out after 10ms
+}
+
+// Select takes the first that is ready: here a value, before the time is over.
+func ExampleSelect() {
+	rt, err := veloq.New(veloq.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rt.Close()
+	numbers := veloq.NewChan[int](8)
+	work := veloq.Spawn(rt, func(c *veloq.Context) (int, error) {
+		n := 0
+		i, err := veloq.Select(c, numbers.RecvCase(&n), c.After(time.Hour))
+		if i == 1 {
+			return 0, os.ErrDeadlineExceeded
+		}
+		return n, err
+	})
+	_ = numbers.Send(context.Background(), 7) // a goroutine
+	fmt.Println(work.Wait(context.Background()))
+	// Output: 7 <nil>
+}
+
+// SpawnBlocking has calls that block made elsewhere: the worker goes on.
+func ExampleSpawnBlocking() {
+	rt, err := veloq.New(veloq.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rt.Close()
+	work := veloq.Spawn(rt, func(c *veloq.Context) (bool, error) {
+		file := veloq.SpawnBlocking(c, func(context.Context) ([]byte, error) { return os.ReadFile("go.mod") })
+		text, err := file.Join(c)
+		return len(text) > 0, err
+	})
+	fmt.Println(work.Wait(context.Background()))
+	// Output: true <nil>
+}

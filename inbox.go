@@ -12,7 +12,7 @@ type note struct {
 	next   *note
 	start  *task
 	wake   *task
-	cancel *task
+	cancel *task // by its own handle
 	do     func(*worker)
 }
 
@@ -93,6 +93,7 @@ func (w *worker) drainInbox() {
 		case n.wake != nil:
 			w.wake(n.wake)
 		case n.cancel != nil:
+			n.cancel.dropped = true
 			n.cancel.ctx.cancel(context.Canceled)
 		case n.do != nil:
 			n.do(w)
@@ -106,8 +107,7 @@ func (w *worker) arrive(t *task) {
 		t.failure = ErrClosed
 		t.ended = true
 		w.load.Add(-1)
-		t.ctx.finish()
-		t.done.finish(w)
+		w.tellEnd(t)
 		return
 	}
 	w.start(t)

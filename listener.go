@@ -382,7 +382,7 @@ func (l *Listener) Accept() (*Stream, error) {
 		case l.acceptor != nil:
 			return nil, l.opError(ErrBusy)
 		}
-		if err := t.ctx.Err(); err != nil {
+		if err := t.err(); err != nil {
 			return nil, l.opError(netError(err))
 		}
 		l.acceptor = t

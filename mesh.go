@@ -23,6 +23,7 @@ const (
 	messageStart messageKind = iota + 1 // a task, from SpawnTo
 	messageWake                         // a task that waits for what ended here
 	messageAdopt                        // an accepted socket for a server
+	messageChild                        // a task that has ended, to the worker of its scope
 )
 
 // A message goes from worker to worker.
@@ -159,6 +160,8 @@ func (w *worker) receive(msg message) {
 		w.arrive(msg.t)
 	case messageWake:
 		w.wake(msg.t)
+	case messageChild:
+		msg.t.scope.account(msg.t)
 	case messageAdopt:
 		w.load.Add(-msg.server.connLoad()) // adopt counts it again
 		msg.server.adopt(w, msg.fd)

@@ -38,6 +38,8 @@ var (
 // netError turns a context's error into what package net returns for it.
 func netError(err error) error {
 	switch {
+	case errors.As(err, new(*TimeoutError)):
+		return err // a net.Error of its own, which says whose
 	case errors.Is(err, context.Canceled):
 		return errCanceled{}
 	case errors.Is(err, context.DeadlineExceeded):

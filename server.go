@@ -42,9 +42,9 @@ type padded struct {
 }
 
 // Serve listens on address and runs fn as a task for each connection, on the worker that accepted it;
-// the stream is closed when fn returns. fn's Context has the values of ctx. It returns when ctx is
-// done (nil), after the connections that are open then have ended: their tasks see
-// context.Canceled wherever they wait; or with the error that ended it, ErrClosed when the runtime
+// the stream is closed when fn returns. fn's Context has the values and the Deadline of ctx. It returns
+// when ctx is done (nil), after the connections that are open then have ended: their tasks see
+// ctx's error wherever they wait; or with the error that ended it, ErrClosed when the runtime
 // closed. Any goroutine, never a task. Blocks.
 func (rt *Runtime) Serve(ctx context.Context, network, address string, fn func(*Context, *Stream) error) error {
 	return (&ListenConfig{}).Serve(ctx, rt, network, address, fn)
@@ -57,7 +57,7 @@ func (rt *Runtime) ServeHandler(ctx context.Context, network, address string, h 
 
 // Serve is Runtime.Serve with these settings. Any goroutine, never a task. Blocks.
 func (lc *ListenConfig) Serve(ctx context.Context, rt *Runtime, network, address string, fn func(*Context, *Stream) error) error {
-	s, err := lc.Start(ctx, rt, network, address, fn)
+	s, err := lc.start(ctx, &Server{rt: rt, ctx: ctx, task: fn}, network, address)
 	if err != nil {
 		return err
 	}
@@ -66,22 +66,23 @@ func (lc *ListenConfig) Serve(ctx context.Context, rt *Runtime, network, address
 
 // ServeHandler is Runtime.ServeHandler with these settings. Any goroutine, never a task. Blocks.
 func (lc *ListenConfig) ServeHandler(ctx context.Context, rt *Runtime, network, address string, h Handler) error {
-	s, err := lc.StartHandler(ctx, rt, network, address, h)
+	s, err := lc.start(ctx, &Server{rt: rt, ctx: ctx, handler: h}, network, address)
 	if err != nil {
 		return err
 	}
 	return s.run(ctx)
 }
 
-// Start is Serve that returns once the server listens. ctx gives the tasks' values and may end the
-// listening early; the server goes on until Close or Shutdown. Any goroutine, never a task.
+// Start is Serve that returns once the server listens. ctx gives the tasks' values and bounds the
+// looking up of a name; its end and Deadline don't concern the server, which goes on until Close or
+// Shutdown. Any goroutine, never a task.
 func (lc *ListenConfig) Start(ctx context.Context, rt *Runtime, network, address string, fn func(*Context, *Stream) error) (*Server, error) {
-	return lc.start(ctx, &Server{rt: rt, task: fn}, network, address)
+	return lc.start(ctx, &Server{rt: rt, ctx: context.WithoutCancel(ctx), task: fn}, network, address)
 }
 
 // StartHandler is Start with a handler. Any goroutine, never a task.
 func (lc *ListenConfig) StartHandler(ctx context.Context, rt *Runtime, network, address string, h Handler) (*Server, error) {
-	return lc.start(ctx, &Server{rt: rt, handler: h}, network, address)
+	return lc.start(ctx, &Server{rt: rt, ctx: context.WithoutCancel(ctx), handler: h}, network, address)
 }
 
 func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address string) (*Server, error) {
@@ -92,7 +93,7 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 	if err != nil {
 		return nil, err
 	}
-	s.network, s.mode, s.max, s.ctx = network, lc.Accept, lc.MaxConns, ctx
+	s.network, s.mode, s.max = network, lc.Accept, lc.MaxConns
 	s.listeners = make([]*Listener, len(s.rt.workers))
 	s.open = make([]padded, len(s.rt.workers))
 	s.done = make(chan struct{})
@@ -148,7 +149,7 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 
 // run is the rest of Serve.
 func (s *Server) run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, s.abort)
+	stop := context.AfterFunc(ctx, func() { s.abort(ctx.Err()) })
 	defer stop()
 	<-s.done
 	s.mu.Lock()
@@ -165,7 +166,7 @@ func (s *Server) Conns() int { return int(s.conns.Load()) }
 // Close stops listening and ends every connection: tasks see context.Canceled, handlers OnClose with
 // it. It returns when all have ended. Blocks.
 func (s *Server) Close() {
-	s.abort()
+	s.abort(context.Canceled)
 	<-s.done
 }
 
@@ -196,25 +197,25 @@ func (s *Server) stop() {
 	s.listenerEnded() // the 1 that stood for the server itself
 }
 
-// abort ends the listening and the connections.
-func (s *Server) abort() {
+// abort ends the listening and the connections; cause is what those hear.
+func (s *Server) abort(cause error) {
 	s.stop()
 	if !s.aborting.CompareAndSwap(false, true) {
 		return
 	}
 	for _, w := range s.rt.workers {
-		w.post(&note{do: s.abortConns})
+		w.post(&note{do: func(w *worker) { s.abortConns(w, cause) }})
 	}
 }
 
-func (s *Server) abortConns(w *worker) {
+func (s *Server) abortConns(w *worker, cause error) {
 	for i := range w.slots.slots {
 		conn, ok := w.slots.slots[i].owner.(*Stream)
 		if !ok || conn.server != s {
 			continue
 		}
 		if s.handler != nil {
-			conn.close(context.Canceled)
+			conn.close(cause)
 			conn.abandon()
 		}
 	}
@@ -223,7 +224,7 @@ func (s *Server) abortConns(w *worker) {
 	}
 	for t := w.live; t != nil; t = t.liveNext {
 		if st, ok := t.self.(*serveTask); ok && st.s.server == s {
-			t.ctx.cancel(context.Canceled)
+			t.ctx.cancel(cause)
 		}
 	}
 }

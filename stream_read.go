@@ -258,7 +258,7 @@ func (s *Stream) await(n int, dst []byte) error {
 		case r.reader != nil:
 			return s.opError("read", ErrBusy)
 		}
-		if err := t.ctx.Err(); err != nil {
+		if err := t.err(); err != nil {
 			return s.opError("read", netError(err))
 		}
 		s.armRecv() // a stop for too many unread bytes may still hold, and n asks for more

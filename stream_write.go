@@ -322,7 +322,7 @@ func (s *Stream) interrupted(t *task) error {
 	case s.deadline != nil && s.deadline.write.passed:
 		return s.opError("write", os.ErrDeadlineExceeded)
 	}
-	if err := t.ctx.Err(); err != nil {
+	if err := t.err(); err != nil {
 		return s.opError("write", netError(err))
 	}
 	return nil

@@ -41,7 +41,8 @@ func (ts *timers) after(d time.Duration) int64 {
 
 func (ts *timers) add(t *wheel.Timer, when int64) { ts.wheel.Add(t, when) }
 
-func (ts *timers) remove(t *wheel.Timer) { ts.wheel.Remove(t) }
+// remove reports whether the timer was pending.
+func (ts *timers) remove(t *wheel.Timer) bool { return ts.wheel.Remove(t) }
 
 // tick reads the clock and fires what is due.
 func (ts *timers) tick() {

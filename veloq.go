@@ -84,6 +84,13 @@ type Config struct {
 	// 65536; beyond it Spawn and Go fail with ErrFull.
 	InboxLimit int
 
+	// BlockingMax is how many calls the blocking pool makes at once, each on a goroutine that the
+	// system may give a thread; default 512. BlockingQueue is how many more may wait, default 10000,
+	// -1 for none; beyond it SpawnBlocking fails with an *OverloadError. BlockingIdle is how long one of
+	// its goroutines without a call is kept, default 30 s.
+	BlockingMax, BlockingQueue int
+	BlockingIdle               time.Duration
+
 	// SubmissionEntries and CompletionEntries are the sizes of each worker's rings, powers of two,
 	// default 4096 and 32768. A full ring costs a crossing, nothing else.
 	SubmissionEntries, CompletionEntries int
@@ -127,6 +134,8 @@ func (c *Config) setDefaults() error {
 	set(&c.ReadLimit, 256<<10)
 	set(&c.WriteHigh, 256<<10)
 	set(&c.InboxLimit, 65536)
+	set(&c.BlockingMax, 512)
+	set(&c.BlockingQueue, 10000)
 	set(&c.SubmissionEntries, 4096)
 	set(&c.CompletionEntries, max(32768, c.SubmissionEntries))
 	set(&c.BufferCount, 128)
@@ -137,6 +146,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.CloseTimeout == 0 {
 		c.CloseTimeout = 10 * time.Second
+	}
+	if c.BlockingIdle == 0 {
+		c.BlockingIdle = 30 * time.Second
 	}
 	if err := c.fromEnvironment(); err != nil {
 		return err
@@ -159,6 +171,8 @@ func (c *Config) check() error {
 		return configError("ReadLimit and WriteHigh must be at most 1 GiB, and like InboxLimit positive")
 	case c.ZeroCopyMin < 0:
 		return configError("ZeroCopyMin must not be negative, is %d", c.ZeroCopyMin)
+	case c.BlockingMax < 1 || c.BlockingQueue < -1 || c.BlockingIdle < 0:
+		return configError("BlockingMax must be positive, BlockingQueue at least -1, BlockingIdle not negative")
 	case c.CloseTimeout < 0:
 		return configError("CloseTimeout must not be negative, is %v", c.CloseTimeout)
 	case !power(c.SubmissionEntries, 8, 32768):
@@ -234,6 +248,7 @@ type Runtime struct {
 	workers []*worker
 	mesh    *mesh // nil with one worker
 	stager  *stager
+	pool    blockingPool
 	closing atomic.Bool
 	looping sync.WaitGroup // workers that may still send to others
 	done    sync.WaitGroup // workers that have not freed everything
@@ -273,12 +288,14 @@ func New(config Config) (*Runtime, error) {
 		rt.workers = append(rt.workers, newWorker(rt, i))
 	}
 	rt.stager = newStager(config.Stage, func() *worker { return rt.workers[0] })
+	rt.pool.init(&rt.config)
 	if err := rt.start(); err != nil {
 		if rt.mesh != nil {
 			rt.mesh.free()
 		}
 		return nil, err
 	}
+	noteWorkers(rt.workers, true)
 	return rt, nil
 }
 
@@ -308,11 +325,13 @@ func (rt *Runtime) Workers() int { return len(rt.workers) }
 
 // Close ends everything at once: servers, connections, tasks (which get ErrClosed wherever they wait,
 // and are unwound by runtime.Goexit if they wait again after a second), and waits until it is
-// over. A second Close waits too. From a task it begins the end and returns ErrNotTask, since a task
+// over. Calls in the blocking pool have their ctx cancelled, and a second too: one that goes on keeps its
+// goroutine. A second Close waits too. From a task it begins the end and returns ErrNotTask, since a task
 // can't wait for its own. Any goroutine. Blocks.
 func (rt *Runtime) Close() error {
 	rt.closing.Store(true)
 	rt.closeListeners()
+	rt.pool.close()
 	for _, w := range rt.workers {
 		w.post(&note{do: (*worker).stop})
 	}
@@ -322,6 +341,7 @@ func (rt *Runtime) Close() error {
 		}
 	}
 	rt.done.Wait()
+	rt.pool.wait(stopGrace)
 	rt.finish()
 	return nil
 }
@@ -338,6 +358,7 @@ func (rt *Runtime) finish() {
 	servers := rt.servers
 	rt.servers = nil
 	rt.mu.Unlock()
+	noteWorkers(rt.workers, false)
 	if rt.mesh != nil {
 		rt.mesh.free()
 	}
@@ -389,7 +410,7 @@ func (rt *Runtime) idle() bool {
 			return false
 		}
 	}
-	return true
+	return !rt.pool.busy()
 }
 
 func (rt *Runtime) addServer(s *Server) bool {
@@ -455,12 +476,17 @@ func (rt *Runtime) leastLoaded(w *worker) *worker {
 }
 
 // submit implements Spawner: the task stays on the worker, unless it is sent to another.
+// home implements LocalSpawner.
+func (c *Context) home() *worker { return c.w }
+
 func (c *Context) submit(t *task, target int) error {
 	w := c.w
 	if !w.here() {
 		return w.elsewhere()
 	}
-	t.ctx.values = c.values
+	if t.ctx.values == nil {
+		t.ctx.values = c.values
+	}
 	if target == anyWorker || target == w.id {
 		if w.stopping {
 			return ErrClosed

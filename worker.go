@@ -104,6 +104,7 @@ func (w *worker) main(started chan<- error) {
 		w.turn()
 	}
 	w.stopCoroutines()
+	w.knockAll() // there is no turn any more that would, for those who were just told
 	w.tearDown()
 	ended = true
 }
@@ -321,8 +322,7 @@ func (w *worker) stopCoroutines() {
 		w.tasks--
 		if t.co == nil {
 			t.failure = ErrClosed
-			t.ctx.finish()
-			t.done.finish(w)
+			w.tellEnd(t)
 			continue
 		}
 		w.idle = append(w.idle, t.co)
@@ -347,8 +347,7 @@ func (w *worker) endStopped(t *task) {
 	t.co = nil
 	t.failure = ErrClosed
 	t.ended = true
-	t.ctx.finish()
-	t.done.finish(w)
+	w.tellEnd(t)
 }
 
 // tearDown waits for the other workers, so that nobody sends here any more, and frees what the kernel
