@@ -166,6 +166,21 @@ stage_stepdown() {
 	return $status
 }
 
+# stage nocgo: the Go tests without a C core, where only the net door is there
+stage_nocgo() {
+	local status=0
+	check 'go vet without cgo' env CGO_ENABLED=0 go vet ./...
+	CGO_ENABLED=0 go_test || status=$?
+	case $(go env GOHOSTARCH) in
+	amd64 | 386)
+		# There the net door has no calls of its own, and package net's connections do all the work.
+		CGO_ENABLED=0 GOARCH=386 go_test -run 'Direct|Netdoor' || status=$?
+		;;
+	*) skip "the net door over package net alone is tested on 386" ;;
+	esac
+	return $status
+}
+
 # stage race: the Go tests under the race detector
 stage_race() { go_test -race; }
 

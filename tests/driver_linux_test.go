@@ -197,6 +197,7 @@ func runRefused(t *testing.T, how string, env ...string) outcome {
 
 // Goal: a runtime starts, serves, and says why it has no io_uring.
 func TestDriver_URingRefused(t *testing.T) {
+	needDriver(t)
 	for how, want := range map[string]struct {
 		errno syscall.Errno
 		step  string
@@ -235,6 +236,7 @@ func TestDriver_URingRefused(t *testing.T) {
 }
 
 func TestDriver_FewDescriptors(t *testing.T) {
+	needDriver(t)
 	out := runRefused(t, "nofile 256")
 	assert.Empty(t, out.Error)
 	assert.True(t, out.Echoed)
@@ -247,6 +249,7 @@ func TestDriver_FewDescriptors(t *testing.T) {
 }
 
 func TestDriver_Environment(t *testing.T) {
+	needDriver(t)
 	out := runRefused(t, "", "VELOQ_DRIVER=epoll")
 	assert.Equal(t, "epoll", out.Driver)
 	assert.Empty(t, out.Refused, "it was asked for")
@@ -308,6 +311,7 @@ func TestDriver_URingTranslated(t *testing.T) {
 
 // Goal: worker i stays on CPU i.
 func TestConfig_PinCPU(t *testing.T) {
+	needDriver(t)
 	workers := min(2, runtime.NumCPU())
 	rt, err := veloq.New(veloq.Config{Workers: workers, PinCPU: true})
 	if errors.Is(err, syscall.EINVAL) {

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/veloq/veloq"
+	"github.com/veloq/veloq/internal/core"
 )
 
 // patience bounds every wait; what takes longer has failed. VELOQ_PATIENCE overrides it.
@@ -80,9 +81,18 @@ func forAll(t *testing.T, fn func(t *testing.T, sh shape, door string)) {
 	}
 }
 
+// needDriver skips the tests of the worker doors where the build has none.
+func needDriver(t testing.TB) {
+	t.Helper()
+	if !core.Available {
+		t.Skip("no C core in this build, so no workers")
+	}
+}
+
 // newRuntime starts a runtime that is closed at the end of the test, within patience.
 func newRuntime(t *testing.T, config veloq.Config) *veloq.Runtime {
 	t.Helper()
+	needDriver(t)
 	rt, err := veloq.New(config)
 	require.NoError(t, err)
 	t.Cleanup(func() { bounded(t, "Runtime.Close", func() { _ = rt.Close() }) })

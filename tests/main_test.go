@@ -47,6 +47,7 @@ func registerChildren() {
 	children["serve"] = childServe
 	children["start-fails"] = childStartFails
 	children["http"] = childHTTP
+	children["races"] = childRaces
 	children["panic-task"] = childPanicTask
 	children["panic-handler"] = childPanicHandler
 	registerDriverChildren()
@@ -81,6 +82,9 @@ func (l *lockedText) String() string {
 
 func startChild(t *testing.T, part string, env ...string) *child {
 	t.Helper()
+	if part != "http" && part != "races" {
+		needDriver(t)
+	}
 	c := &child{t: t, lines: make(chan string, 16), stderr: &lockedText{}}
 	c.cmd = exec.Command(os.Args[0])
 	c.cmd.Env = append(append(os.Environ(), childEnv+"="+part), env...)

@@ -466,6 +466,7 @@ func TestNet_AcceptAfterClose(t *testing.T) {
 
 // Goal: one default runtime, whoever asks first, and another once that was closed.
 func TestNet_Default(t *testing.T) {
+	needDriver(t)
 	noLeak(t)
 	for range 2 {
 		const askers = 8

@@ -302,7 +302,6 @@ func TestNetdoorTypes_DialGivenUp(t *testing.T) {
 
 			_, err = p.dialTimeout("tcp", full, time.Millisecond)
 			assert.True(t, isTimeout(err), "%v", err)
-			require.ErrorIs(t, err, context.DeadlineExceeded)
 			_, err = p.dialTimeout("tcp", full, -time.Second)
 			assert.True(t, isTimeout(err), "%v", err)
 		})

@@ -488,6 +488,7 @@ func TestTask_IgnoringCancellationIsUnwound(t *testing.T) {
 	for name, wait := range waits {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			needDriver(t)
 			rt, err := veloq.New(veloq.Config{Workers: 1})
 			require.NoError(t, err)
 			var deferred atomic.Int64
