@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/veloq/veloq"
 )
 
 const childEnv = "VELOQ_TEST_CHILD"
@@ -38,8 +36,6 @@ func TestMain(m *testing.M) {
 		fn()
 		os.Exit(0)
 	}
-	// A probe of staged writes starts the default runtime whenever it comes: that is no test's leak.
-	_, _ = veloq.Default()
 	os.Exit(m.Run())
 }
 
