@@ -107,6 +107,11 @@ static void note_memory(vq__uring_op *op)
 		after = sqe->off;
 	if (after != 0)
 		op->after = *(const vq_timespec *)(uintptr_t)after;
+	if (sqe->opcode == VQ_OP_RECVMSG && (sqe->flags & VQ_SQE_BUFFER_SELECT) != 0) {
+		const vq_msghdr *message = (const vq_msghdr *)(uintptr_t)sqe->addr;
+		op->name_len = message->name_len;
+		op->control_len = (uint32_t)message->control_len;
+	}
 	if ((sqe->flags & (VQ_SQE_SKIP_SUCCESS | VQ_SQE_LINK)) != 0 &&
 	    (sqe->opcode == VQ_OP_SEND || sqe->opcode == VQ_OP_SENDMSG))
 		op->whole = send_bytes(sqe);
@@ -384,10 +389,14 @@ int vq__translate_create(vq__uring *u, vq_driver_report *report)
 		.skips = (report->caps & VQ_CAP_SKIP_SUCCESS) != 0,
 		.sq_entries = view->sq_entries,
 		.cq_entries = view->cq_entries,
-		.group = { .ring = view->buf_ring,
-			   .base = view->buf_base,
-			   .count = view->buffer_count,
-			   .size_bytes = view->buffer_size_bytes },
+		.groups = { { .ring = view->buf_ring,
+			      .base = view->buf_base,
+			      .count = view->buffer_count,
+			      .size_bytes = view->buffer_size_bytes },
+			    { .ring = view->packet_ring,
+			      .base = view->packet_base,
+			      .count = view->packet_count,
+			      .size_bytes = view->packet_size_bytes } },
 		.watch_fd = -1,
 	};
 	int rc = map_memory(t);
