@@ -20,7 +20,7 @@
 #define TOKEN_END   (UINT64_C(1) << 32) /* a CANCEL at the driver's end */
 #define TOKEN_LATE  (UINT64_C(2) << 32) /* the TIMEOUT of the driver's end */
 
-/* System calls that an enter which does not wait makes, while it has nothing for the owner. */
+/* System calls of an enter while sockets have more for it: a buffer of each for each call. */
 #define ROUNDS_MAX 8u
 
 /* ---- the two rings */
@@ -303,7 +303,7 @@ static int translated_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_c
 		/* What the submissions left no place for has its turn too. */
 		if ((t->taken != sq_tail && t->taken != taken) || t->cut_short)
 			continue;
-		if (ready >= wait_count && (t->urgent == 0 || ready > 0 || rounds >= ROUNDS_MAX))
+		if (ready >= wait_count && (t->urgent == 0 || rounds >= ROUNDS_MAX))
 			break;
 	}
 	show_consumed(t);

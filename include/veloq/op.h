@@ -65,7 +65,8 @@ enum {
 
 	/*
 	 * Readiness of fd: op_flags is a poll(2) event mask, len VQ_POLL_MULTISHOT or 0.
-	 * res: the events.
+	 * res: the events. A multishot one reports what is so, then each change; one of them for
+	 * each fd at a time.
 	 */
 	VQ_OP_POLL = 6,
 
