@@ -333,10 +333,12 @@ static void waited(vq__translate *t, uint32_t index, int32_t res)
 {
 	if (res >= 0 && t->ops[index].canceled)
 		res = -ECANCELED;
-	if (res < 0)
+	if (res < 0) {
 		vq__emulate_finish(t, index, res, 0);
-	else
-		vq__book_push(t, index, VQ__STEP_MOVE);
+		return;
+	}
+	t->ops[index].readable = true;
+	vq__book_push(t, index, VQ__STEP_MOVE);
 }
 
 /* Writes what a packet's buffer begins with. Returns where its payload ends. */
@@ -377,6 +379,7 @@ static void moved(vq__translate *t, uint32_t index, int32_t res)
 	bool short_of = (uint32_t)res < size_bytes && (uint32_t)res != op->sqe.len;
 
 	t->moving--;
+	op->readable = false;
 	/* A datagram may be empty; on a stream that is the end. */
 	if (res < 0 || (res == 0 && !packet)) {
 		moved_nothing(t, index, res);

@@ -215,6 +215,8 @@ static void place_ready(vq__translate *t)
 			/* Those that are moving may bring a buffer back. */
 			if (t->moving > 0 || vq__translate_room(t) == 0)
 				vq__book_push(t, index, VQ__STEP_MOVE);
+			else if (!op->readable)
+				vq__book_push(t, index, VQ__STEP_WAIT);
 			else
 				vq__emulate_finish(t, index, -ENOBUFS, 0);
 		}

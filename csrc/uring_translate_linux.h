@@ -65,6 +65,7 @@ typedef struct vq__uring_op {
 	uint16_t buffer; /* of a step MOVE */
 	uint8_t stage;   /* vq__stage */
 	uint8_t step;    /* vq__step */
+	bool readable;   /* of a step MOVE: known, not hoped for */
 	bool linked;     /* another op of its chain is before it */
 	bool canceled;   /* it ends with what it is doing */
 	bool certain;    /* a CANCEL of an op that ends by what this driver does */

@@ -94,7 +94,7 @@ typedef struct vq_driver_report {
 	uint32_t buffer_count;
 	uint32_t buffer_size_bytes;
 	uint32_t attempt_count;
-	uint32_t emulated; /* VQ_CAP_* that the driver does itself, at a price; not in caps */
+	uint32_t emulated;     /* VQ_CAP_* that the driver does itself, at a price; not in caps */
 	uint32_t packet_count; /* 0: no packet group */
 	uint32_t packet_size_bytes;
 	vq_driver_attempt attempts[VQ_DRIVER_ATTEMPTS_MAX];
