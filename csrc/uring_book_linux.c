@@ -35,17 +35,28 @@ static size_t ops_bytes(const vq__translate *t)
 	return (size_t)t->op_count * sizeof(*t->ops);
 }
 
-static size_t free_bytes(const vq__translate *t)
+static size_t free_bytes(const vq__picked_group *g)
 {
-	return (size_t)t->group.count * sizeof(*t->group.free);
+	return (size_t)g->count * sizeof(*g->free);
+}
+
+static size_t messages_bytes(const vq__translate *t)
+{
+	return (size_t)t->groups[1].count * sizeof(*t->messages);
 }
 
 int vq__book_init(vq__translate *t)
 {
 	t->op_used = 1; /* 0 is none */
-	t->group.free = vq__map_pages(free_bytes(t));
+	for (size_t i = 0; i < 2; i++) {
+		vq__picked_group *g = &t->groups[i];
+		g->free = g->count > 0 ? vq__map_pages(free_bytes(g)) : NULL;
+		if (g->count > 0 && g->free == NULL)
+			return -ENOMEM;
+	}
+	t->messages = t->groups[1].count > 0 ? vq__map_pages(messages_bytes(t)) : NULL;
 	t->hash = vq__map_sparse(HASH_BYTES);
-	if (t->group.free == NULL || t->hash == NULL)
+	if ((t->groups[1].count > 0 && t->messages == NULL) || t->hash == NULL)
 		return -ENOMEM;
 	/* Address space may be limited: then fewer must do. */
 	for (uint32_t fds = fd_count_wanted(); t->ops == NULL && fds >= 1024; fds /= 2) {
@@ -61,8 +72,12 @@ void vq__book_deinit(vq__translate *t)
 		munmap(t->ops, ops_bytes(t));
 	if (t->hash != NULL)
 		munmap(t->hash, HASH_BYTES);
-	if (t->group.free != NULL)
-		munmap(t->group.free, free_bytes(t));
+	if (t->messages != NULL)
+		munmap(t->messages, messages_bytes(t));
+	for (size_t i = 0; i < 2; i++) {
+		if (t->groups[i].free != NULL)
+			munmap(t->groups[i].free, free_bytes(&t->groups[i]));
+	}
 }
 
 static uint32_t *bucket(const vq__translate *t, uint64_t user_data)
@@ -150,7 +165,7 @@ uint32_t vq__book_pop(vq__translate *t)
 	return index;
 }
 
-int32_t vq__group_take(vq__uring_group *g)
+int32_t vq__group_take(vq__picked_group *g)
 {
 	/* acquire: pairs with the owner's release of the tail; the entries below it are written */
 	uint16_t tail = __atomic_load_n(&g->ring[0].tail, __ATOMIC_ACQUIRE);
@@ -163,7 +178,7 @@ int32_t vq__group_take(vq__uring_group *g)
 	return g->free_count == 0 ? -1 : g->free[--g->free_count];
 }
 
-void vq__group_return(vq__uring_group *g, uint16_t buffer)
+void vq__group_return(vq__picked_group *g, uint16_t buffer)
 {
 	VQ_ASSERT(g->free_count < g->count);
 	g->free[g->free_count++] = buffer;

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -30,6 +31,7 @@ vq__step vq__emulate_first(const vq__translate *t, const vq_sqe *sqe)
 {
 	switch (sqe->opcode) {
 	case VQ_OP_RECV:
+	case VQ_OP_RECVMSG:
 		return (sqe->flags & VQ_SQE_BUFFER_SELECT) != 0 && lacks(t, VQ_CAP_BUFFER_RING)
 			       ? VQ__STEP_WAIT
 			       : VQ__STEP_SELF;
@@ -167,10 +169,62 @@ static void stage_self(vq__translate *t, uint32_t index, vq_sqe *entry, uint8_t 
 	}
 }
 
+/* The group that an op takes its buffers from, NULL where it names none. */
+static vq__picked_group *group_of(vq__translate *t, const vq__uring_op *op)
+{
+	vq__picked_group *g = op->sqe.buf_group < 2 ? &t->groups[op->sqe.buf_group] : NULL;
+
+	return g != NULL && g->count > 0 ? g : NULL;
+}
+
+/* Bytes of a packet before its payload. */
+static uint64_t head_bytes(const vq__uring_op *op)
+{
+	return sizeof(vq_recvmsg_out) + (uint64_t)op->name_len + op->control_len;
+}
+
+/* Why an op can never take a buffer, or 0. */
+static int32_t refusal(vq__translate *t, const vq__uring_op *op)
+{
+	const vq__picked_group *g = group_of(t, op);
+
+	if (g == NULL)
+		return -ENOBUFS;
+	if (op->sqe.opcode == VQ_OP_RECV)
+		return 0;
+	if (op->sqe.mode != VQ_RECV_MULTISHOT || g != &t->groups[1])
+		return -EINVAL;
+	return head_bytes(op) <= g->size_bytes ? 0 : -EFAULT;
+}
+
+/* A packet: room for its head is left in the buffer, which the kernel writes name and control to.
+ */
+static void aim_packet(vq__translate *t, const vq__uring_op *op, vq_sqe *entry)
+{
+	vq__uring_message *message = &t->messages[op->buffer];
+	const uint64_t name = entry->addr + sizeof(vq_recvmsg_out);
+	const uint64_t control = name + op->name_len;
+
+	message->piece = (vq_iovec){
+		.base = entry->addr + head_bytes(op),
+		.len = entry->len - head_bytes(op),
+	};
+	message->header = (vq_msghdr){
+		.name = op->name_len > 0 ? name : 0,
+		.name_len = op->name_len,
+		.iov = (uint64_t)(uintptr_t)&message->piece,
+		.iov_count = 1,
+		.control = op->control_len > 0 ? control : 0,
+		.control_len = op->control_len,
+	};
+	entry->addr = (uint64_t)(uintptr_t)&message->header;
+	entry->len = 1;
+}
+
 static bool stage_move(vq__translate *t, uint32_t index)
 {
 	vq__uring_op *op = &t->ops[index];
-	vq__uring_group *g = &t->group;
+	vq__picked_group *g = group_of(t, op);
 	int32_t buffer = vq__group_take(g);
 
 	if (buffer < 0)
@@ -178,11 +232,13 @@ static bool stage_move(vq__translate *t, uint32_t index)
 	op->buffer = (uint16_t)buffer;
 	t->moving++;
 	vq_sqe *entry = vq__translate_entry(t, vq__book_token(t, index));
-	entry->opcode = VQ_OP_RECV;
+	entry->opcode = op->sqe.opcode;
 	entry->fd = op->sqe.fd;
 	entry->addr = (uint64_t)(uintptr_t)(g->base + (size_t)buffer * g->size_bytes);
 	entry->len = g->size_bytes;
-	if (op->sqe.len != 0 && op->sqe.len < g->size_bytes)
+	if (op->sqe.opcode == VQ_OP_RECVMSG)
+		aim_packet(t, op, entry);
+	else if (op->sqe.len != 0 && op->sqe.len < g->size_bytes)
 		entry->len = op->sqe.len;
 	entry->op_flags = op->sqe.op_flags | VQ_MSG_DONTWAIT;
 	return true;
@@ -195,6 +251,8 @@ bool vq__emulate_stage(vq__translate *t, uint32_t index, uint8_t sqe_flags)
 
 	if (op->step == VQ__STEP_MOVE && !stage_move(t, index))
 		return false;
+	if (op->step == VQ__STEP_WAIT && refusal(t, op) != 0)
+		op->step = VQ__STEP_CALL;
 	op->stage = VQ__STAGE_KERNEL;
 	if (op->step == VQ__STEP_MOVE)
 		return true;
@@ -275,33 +333,65 @@ static void waited(vq__translate *t, uint32_t index, int32_t res)
 {
 	if (res >= 0 && t->ops[index].canceled)
 		res = -ECANCELED;
-	if (res < 0)
+	if (res < 0) {
 		vq__emulate_finish(t, index, res, 0);
+		return;
+	}
+	t->ops[index].readable = true;
+	vq__book_push(t, index, VQ__STEP_MOVE);
+}
+
+/* Writes what a packet's buffer begins with. Returns where its payload ends. */
+static int32_t head_packet(const vq__translate *t, const vq__uring_op *op, int32_t payload_len)
+{
+	const vq_msghdr *header = &t->messages[op->buffer].header;
+	const vq__picked_group *g = &t->groups[1];
+	const vq_recvmsg_out out = {
+		.name_len = header->name_len,
+		.control_len = (uint32_t)header->control_len,
+		.payload_len = (uint32_t)payload_len,
+		.flags = (uint32_t)header->flags,
+	};
+
+	memcpy(g->base + (size_t)op->buffer * g->size_bytes, &out, sizeof(out));
+	return (int32_t)head_bytes(op) + payload_len;
+}
+
+/* After a receive that yielded nothing. */
+static void moved_nothing(vq__translate *t, uint32_t index, int32_t res)
+{
+	vq__uring_op *op = &t->ops[index];
+
+	vq__group_return(group_of(t, op), op->buffer);
+	if (res == -EAGAIN || res == -EINTR)
+		/* Somebody else read it, or there was but an event. */
+		vq__book_push(t, index, VQ__STEP_WAIT);
 	else
-		vq__book_push(t, index, VQ__STEP_MOVE);
+		vq__emulate_finish(t, index, res, 0);
 }
 
 static void moved(vq__translate *t, uint32_t index, int32_t res)
 {
 	vq__uring_op *op = &t->ops[index];
+	bool packet = op->sqe.opcode == VQ_OP_RECVMSG;
 	uint32_t flags = (uint32_t)op->buffer << VQ_CQE_BUFFER_SHIFT | VQ_CQE_BUFFER;
-	uint32_t asked = op->sqe.len != 0 && op->sqe.len < t->group.size_bytes
-				 ? op->sqe.len
-				 : t->group.size_bytes;
+	uint32_t size_bytes = group_of(t, op)->size_bytes;
+	bool short_of = (uint32_t)res < size_bytes && (uint32_t)res != op->sqe.len;
 
 	t->moving--;
-	if (res <= 0)
-		vq__group_return(&t->group, op->buffer);
-	if (res == -EAGAIN || res == -EINTR)
-		/* Somebody else read it, or there was but an event. */
-		vq__book_push(t, index, VQ__STEP_WAIT);
-	else if (res <= 0)
-		vq__emulate_finish(t, index, res, 0);
-	else if (op->sqe.mode != VQ_RECV_MULTISHOT)
+	op->readable = false;
+	/* A datagram may be empty; on a stream that is the end. */
+	if (res < 0 || (res == 0 && !packet)) {
+		moved_nothing(t, index, res);
+		return;
+	}
+	if (packet)
+		res = head_packet(t, op, res);
+	if (op->sqe.mode != VQ_RECV_MULTISHOT)
 		vq__emulate_finish(t, index, res, flags);
 	else if (yield(t, index, res, flags))
-		/* A buffer that was filled to the end is a sign of more. */
-		vq__book_push(t, index, (uint32_t)res == asked ? VQ__STEP_MOVE : VQ__STEP_WAIT);
+		/* Where one datagram is others may be; so may bytes behind a full buffer. */
+		vq__book_push(t, index, packet || !short_of ? VQ__STEP_MOVE : VQ__STEP_WAIT);
 }
 
 static void itself(vq__translate *t, uint32_t index, const struct io_uring_cqe *cqe)
@@ -369,6 +459,14 @@ void vq__emulate_watch(vq__translate *t)
 
 /* ---- after a step */
 
+/* What needs no step in the kernel, or must not have one. */
+static int32_t call(vq__translate *t, const vq__uring_op *op)
+{
+	if (op->sqe.opcode != VQ_OP_SHUTDOWN)
+		return refusal(t, op);
+	return shutdown(op->sqe.fd, (int)op->sqe.len) == 0 ? 0 : -errno;
+}
+
 void vq__emulate_completed(vq__translate *t, uint32_t index, const struct io_uring_cqe *cqe)
 {
 	const vq__uring_op *op = &t->ops[index];
@@ -393,9 +491,7 @@ void vq__emulate_completed(vq__translate *t, uint32_t index, const struct io_uri
 			watch(t, index);
 		return;
 	case VQ__STEP_CALL:
-		if (res >= 0)
-			res = shutdown(op->sqe.fd, (int)op->sqe.len) == 0 ? 0 : -errno;
-		vq__emulate_finish(t, index, res, 0);
+		vq__emulate_finish(t, index, res < 0 ? res : call(t, op), 0);
 		return;
 	default:
 		itself(t, index, cqe);

@@ -20,7 +20,7 @@
 #define TOKEN_END   (UINT64_C(1) << 32) /* a CANCEL at the driver's end */
 #define TOKEN_LATE  (UINT64_C(2) << 32) /* the TIMEOUT of the driver's end */
 
-/* System calls that an enter which does not wait makes, while it has nothing for the owner. */
+/* System calls of an enter while sockets have more for it: a buffer of each for each call. */
 #define ROUNDS_MAX 8u
 
 /* ---- the two rings */
@@ -107,6 +107,11 @@ static void note_memory(vq__uring_op *op)
 		after = sqe->off;
 	if (after != 0)
 		op->after = *(const vq_timespec *)(uintptr_t)after;
+	if (sqe->opcode == VQ_OP_RECVMSG && (sqe->flags & VQ_SQE_BUFFER_SELECT) != 0) {
+		const vq_msghdr *message = (const vq_msghdr *)(uintptr_t)sqe->addr;
+		op->name_len = message->name_len;
+		op->control_len = (uint32_t)message->control_len;
+	}
 	if ((sqe->flags & (VQ_SQE_SKIP_SUCCESS | VQ_SQE_LINK)) != 0 &&
 	    (sqe->opcode == VQ_OP_SEND || sqe->opcode == VQ_OP_SENDMSG))
 		op->whole = send_bytes(sqe);
@@ -210,6 +215,8 @@ static void place_ready(vq__translate *t)
 			/* Those that are moving may bring a buffer back. */
 			if (t->moving > 0 || vq__translate_room(t) == 0)
 				vq__book_push(t, index, VQ__STEP_MOVE);
+			else if (!op->readable)
+				vq__book_push(t, index, VQ__STEP_WAIT);
 			else
 				vq__emulate_finish(t, index, -ENOBUFS, 0);
 		}
@@ -298,7 +305,7 @@ static int translated_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_c
 		/* What the submissions left no place for has its turn too. */
 		if ((t->taken != sq_tail && t->taken != taken) || t->cut_short)
 			continue;
-		if (ready >= wait_count && (t->urgent == 0 || ready > 0 || rounds >= ROUNDS_MAX))
+		if (ready >= wait_count && (t->urgent == 0 || rounds >= ROUNDS_MAX))
 			break;
 	}
 	show_consumed(t);
@@ -384,10 +391,14 @@ int vq__translate_create(vq__uring *u, vq_driver_report *report)
 		.skips = (report->caps & VQ_CAP_SKIP_SUCCESS) != 0,
 		.sq_entries = view->sq_entries,
 		.cq_entries = view->cq_entries,
-		.group = { .ring = view->buf_ring,
-			   .base = view->buf_base,
-			   .count = view->buffer_count,
-			   .size_bytes = view->buffer_size_bytes },
+		.groups = { { .ring = view->buf_ring,
+			      .base = view->buf_base,
+			      .count = view->buffer_count,
+			      .size_bytes = view->buffer_size_bytes },
+			    { .ring = view->packet_ring,
+			      .base = view->packet_base,
+			      .count = view->packet_count,
+			      .size_bytes = view->packet_size_bytes } },
 		.watch_fd = -1,
 	};
 	int rc = map_memory(t);

@@ -9,6 +9,7 @@
  *
  *   RECV into the buffer group   POLL until there is data, then RECV (MSG_DONTWAIT) into a buffer
  *                                that is picked only now; multishot: over again.
+ *   RECVMSG into packets         the same, and what its buffer begins with is written here.
  *   ACCEPT, multishot            ACCEPT, over and over.
  *   POLL, multishot              an entry of an epoll instance, edge-triggered as the kernel's own
  *                                is; one POLL waits on that instance for all of them.
@@ -44,9 +45,9 @@ typedef enum vq__step {
 	VQ__STEP_SELF,   /* the op as it is */
 	VQ__STEP_ACCEPT, /* one of a multishot ACCEPT */
 	VQ__STEP_WAIT,   /* POLL, for data */
-	VQ__STEP_MOVE,   /* RECV into the op's buffer */
+	VQ__STEP_MOVE,   /* RECV or RECVMSG into the op's buffer */
 	VQ__STEP_WATCH,  /* NOP; then it is watched */
-	VQ__STEP_CALL,   /* NOP; then its system call is made */
+	VQ__STEP_CALL,   /* NOP; then its system call is made, or it is refused */
 	VQ__STEP_REMOVE, /* TIMEOUT_REMOVE, of a TIMEOUT_UPDATE */
 } vq__step;
 
@@ -57,11 +58,14 @@ typedef struct vq__uring_op {
 	uint32_t generation;
 	uint32_t next; /* in its list, or in the free list */
 	uint32_t hash_next;
-	uint32_t link;   /* what starts when this one has succeeded */
+	uint32_t link;     /* what starts when this one has succeeded */
+	uint32_t name_len; /* of a RECVMSG into packets: the space for each */
+	uint32_t control_len;
 	uint32_t whole;  /* of a send that success means something to: its bytes */
 	uint16_t buffer; /* of a step MOVE */
 	uint8_t stage;   /* vq__stage */
 	uint8_t step;    /* vq__step */
+	bool readable;   /* of a step MOVE: known, not hoped for */
 	bool linked;     /* another op of its chain is before it */
 	bool canceled;   /* it ends with what it is doing */
 	bool certain;    /* a CANCEL of an op that ends by what this driver does */
@@ -77,16 +81,22 @@ typedef struct vq__uring_words {
 	_Alignas(VQ_CACHE_LINE) uint32_t cq_tail;
 } vq__uring_words;
 
+/* What one RECVMSG into a packet points at. */
+typedef struct vq__uring_message {
+	vq_msghdr header;
+	vq_iovec piece;
+} vq__uring_message;
+
 /* A buffer group: the ring that the owner offers on, and a stack of what is free. */
-typedef struct vq__uring_group {
+typedef struct vq__picked_group {
 	vq_buf *ring;
 	uint8_t *base;
 	uint16_t *free;
 	uint32_t free_count;
-	uint32_t count;
+	uint32_t count; /* 0: there is no such group */
 	uint32_t size_bytes;
 	uint16_t head; /* of the ring */
-} vq__uring_group;
+} vq__picked_group;
 
 typedef struct vq__translate {
 	vq__uring *uring;
@@ -105,8 +115,9 @@ typedef struct vq__translate {
 	uint32_t steps_tail;
 	uint32_t *taken_before;
 
-	vq__uring_group group;
-	uint32_t moving; /* steps MOVE in the kernel: a buffer each */
+	vq__picked_group groups[2];  /* by number: buffers, packets */
+	vq__uring_message *messages; /* one for each packet */
+	uint32_t moving;             /* steps MOVE in the kernel: a buffer each */
 
 	vq__uring_op *ops;
 	uint32_t op_count;
@@ -192,8 +203,8 @@ void vq__book_push(vq__translate *t, uint32_t index, vq__step step);
 uint32_t vq__book_pop(vq__translate *t);
 
 /* A free buffer, or -1. */
-int32_t vq__group_take(vq__uring_group *g);
-void vq__group_return(vq__uring_group *g, uint16_t buffer);
+int32_t vq__group_take(vq__picked_group *g);
+void vq__group_return(vq__picked_group *g, uint16_t buffer);
 
 /* ---- uring_emulate_linux.c */
 

@@ -76,7 +76,8 @@ type Config struct {
 	WholeCount      uint32
 	WholeSizeBytes  uint32
 	Restricted      uint32
-	_               uint32
+	PacketCount     uint32
+	PacketSizeBytes uint32
 }
 
 // Attempt is vq_driver_attempt: a driver that could not be created.
@@ -101,6 +102,8 @@ type Report struct {
 	BufferSizeBytes uint32
 	AttemptCount    uint32
 	Emulated        uint32 // caps that the driver does itself; not in Caps
+	PacketCount     uint32
+	PacketSizeBytes uint32
 	Attempts        [4]Attempt
 }
 
@@ -125,6 +128,7 @@ type Driver struct {
 	// Timespec is read by the enter that submits a TIMEOUT or TIMEOUT_UPDATE pointing at it.
 	Timespec *Timespec
 	Buffers  BufferGroup
+	Packets  BufferGroup // Count 0: the driver receives no datagrams
 	Doorbell *Doorbell
 	Report   Report
 
