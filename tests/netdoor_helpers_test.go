@@ -83,13 +83,6 @@ var netPackages = []netPackage{
 	},
 }
 
-// onBoth runs fn for package net, whose results are the expected ones, and for veloq.
-func onBoth(t *testing.T, fn func(t *testing.T, p netPackage)) {
-	for _, p := range netPackages {
-		t.Run(p.name, func(t *testing.T) { fn(t, p) })
-	}
-}
-
 // needNetwork skips where this machine lacks the network.
 func needNetwork(t *testing.T, network string) {
 	t.Helper()
