@@ -99,8 +99,10 @@ func TestDirect_UnreadComesFirst(t *testing.T) {
 		c := newTCPConn(b.tcp, "tcp", []byte("kept"), newStager(StageOff, nil))
 		buf := make([]byte, 2)
 		require.NoError(t, c.SetReadDeadline(time.Unix(1, 0)))
-		_, err := c.Read(buf)
-		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		if runtime.GOOS != "windows" { // whose raw reads package net lets through past a deadline
+			_, err := c.Read(buf)
+			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		}
 		require.NoError(t, c.SetReadDeadline(time.Time{}))
 		n, err := c.Read(buf)
 		require.NoError(t, err)
@@ -213,8 +215,11 @@ func TestDirect_StagedBytesGoFirst(t *testing.T) {
 			})
 		},
 		"NetConn": func(_ *testing.T, c *TCPConn) error { return second(c.NetConn().Write([]byte(next))) },
-		"File": func(_ *testing.T, c *TCPConn) error {
+		"File": func(t *testing.T, c *TCPConn) error {
 			f, err := c.File()
+			if err != nil && runtime.GOOS == "windows" {
+				t.Skip("no copies of sockets here: ", err)
+			}
 			require.NoError(t, err)
 			return errors.Join(second(f.WriteString(next)), f.Close())
 		},

@@ -12,6 +12,7 @@ import (
 	"io"
 	"log"
 	"net"
+	"net/http"
 	"os"
 	"time"
 
@@ -323,4 +324,45 @@ func ExampleSpawnBlocking() {
 	})
 	fmt.Println(work.Wait(context.Background()))
 	// Output: true <nil>
+}
+
+// Package net's own server, unchanged, over a listener of the net door.
+func ExampleListen() {
+	addr := freeAddr()
+	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "hello")
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	go func() {
+		defer stop()
+		fmt.Println(visit("http://" + addr))
+	}()
+
+	ln, err := veloq.Listen("tcp", addr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	srv := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
+	context.AfterFunc(ctx, func() { _ = srv.Close() })
+	err = srv.Serve(ln)
+	fmt.Println(err)
+	// Output:
+	// hello
+	// http: Server closed
+}
+
+// visit gets a page from a server which may be about to start.
+func visit(url string) string {
+	resp, err := http.Get(url)
+	for err != nil {
+		time.Sleep(time.Millisecond)
+		resp, err = http.Get(url)
+	}
+	defer http.DefaultClient.CloseIdleConnections()
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err.Error()
+	}
+	return string(body)
 }

@@ -1,7 +1,8 @@
 // Package veloq is a network runtime: workers that each own a thread, a driver (io_uring, epoll or a
 // completion port), buffers and timers, and on them two ways to do I/O. Handlers are callbacks; tasks
 // are coroutines that read as blocking code; both run on a worker, and a worker crosses into C once a
-// turn, however many connections it serves in it.
+// turn, however many connections it serves in it. Beside the workers, Listen and Dial are package net's
+// for any goroutine, on connections that read and write with less CPU: docs/netdoor.md.
 //
 // docs/ownership.md says what may block where, and whose each buffer is.
 package veloq

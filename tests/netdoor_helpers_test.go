@@ -69,25 +69,17 @@ type netPackage struct {
 	dial        func(network, address string) (net.Conn, error)
 	dialTimeout func(network, address string, timeout time.Duration) (net.Conn, error)
 	dialContext func(ctx context.Context, network, address string) (net.Conn, error)
-	fileConn    func(*os.File) (net.Conn, error)
 }
 
 var netPackages = []netPackage{
 	{
 		name: "net", listen: net.Listen, dial: net.Dial, dialTimeout: net.DialTimeout,
-		dialContext: (&net.Dialer{}).DialContext, fileConn: net.FileConn,
+		dialContext: (&net.Dialer{}).DialContext,
 	},
 	{
 		name: "veloq", listen: veloq.Listen, dial: veloq.Dial, dialTimeout: veloq.DialTimeout,
-		dialContext: (&veloq.Dialer{}).DialContext, fileConn: veloq.FileConn,
+		dialContext: (&veloq.Dialer{}).DialContext,
 	},
-}
-
-// onBoth runs fn for package net, whose results are the expected ones, and for veloq.
-func onBoth(t *testing.T, fn func(t *testing.T, p netPackage)) {
-	for _, p := range netPackages {
-		t.Run(p.name, func(t *testing.T) { fn(t, p) })
-	}
 }
 
 // needNetwork skips where this machine lacks the network.

@@ -309,3 +309,39 @@ func TestNetdoorTypes_DialGivenUp(t *testing.T) {
 	_, err := (&veloq.Dialer{Deadline: time.Unix(1, 0)}).Dial("tcp", full)
 	assert.True(t, isTimeout(err), "%v", err)
 }
+
+// Goal: errors of a connection name the network that was asked for, by whichever function it was made.
+func TestNetdoorTypes_ErrorsNameTheNetwork(t *testing.T) {
+	noLeak(t)
+	l, err := veloq.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	require.NoError(t, err)
+	defer func() { _ = l.Close() }()
+	to := l.Addr().(*net.TCPAddr)
+	conns := map[string]func() (net.Conn, error){
+		"Dial":           func() (net.Conn, error) { return veloq.Dial("tcp4", to.String()) },
+		"DialTCP":        func() (net.Conn, error) { return veloq.DialTCP("tcp4", nil, to) },
+		"Dialer.DialTCP": func() (net.Conn, error) { return dialPort("tcp4", to.AddrPort()) },
+	}
+	for name, dial := range conns {
+		c, err := dial()
+		require.NoError(t, err, name)
+		s, err := l.AcceptTCP()
+		require.NoError(t, err, name)
+		// Each end makes an error of its own in turn: a write after its sending half was closed.
+		for end, one := range map[string]*veloq.TCPConn{"dialed": c.(*veloq.TCPConn), "accepted": s} {
+			require.NoError(t, one.CloseWrite())
+			_, err = one.Write([]byte("x"))
+			var oe *net.OpError
+			require.ErrorAs(t, err, &oe)
+			assert.Equal(t, "tcp4", oe.Net, "%s, %s", name, end)
+			var call *os.SyscallError
+			require.ErrorAs(t, err, &call, "not the system's")
+		}
+		_ = c.Close()
+		_ = s.Close()
+	}
+}
+
+func dialPort(network string, to netip.AddrPort) (net.Conn, error) {
+	return (&veloq.Dialer{}).DialTCP(context.Background(), network, netip.AddrPort{}, to)
+}
