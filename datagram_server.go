@@ -153,7 +153,7 @@ func (lc *ListenConfig) openDatagrams(network, path string, addr netip.AddrPort,
 // drop closes a socket that reached no worker.
 func (o *openedDatagram) drop() {
 	_ = core.CloseSocket(o.fd)
-	(&Datagram{unlink: o.unlink}).removePath()
+	removePath(o.unlink)
 }
 
 // adopt starts serving on a worker.
