@@ -275,7 +275,7 @@ func (d *Datagram) complete(kind opKind, res int32, flags uint32) {
 	case opRecvPacket:
 		d.onRecv(res, flags)
 	case opSend:
-		d.onSend(res)
+		d.onSpace()
 	}
 }
 
@@ -313,7 +313,7 @@ func (d *Datagram) abandon() {
 	}
 	d.abandoned = true
 	d.dropQueue()
-	if d.out.waiting != nil {
+	if d.out.polling {
 		d.w.stageCancel(opSend, d.slot)
 	}
 	d.settle()
@@ -336,10 +336,6 @@ func (d *Datagram) discard() {
 		removePath(d.unlink)
 	}
 	d.dropQueue()
-	if d.out.waiting != nil {
-		core.Free(unsafe.Pointer(d.out.waiting))
-		d.out.waiting = nil
-	}
 	core.Free(unsafe.Pointer(d.recv.hdr))
 	d.recv.hdr = nil
 }
