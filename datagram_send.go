@@ -43,16 +43,16 @@ type packetSend struct {
 type packetQueue struct {
 	queue   []*packetBlock // from head on; in memory of their own
 	head    int
-	bytes   int          // in blocks of their own, whether queued or in flight
-	quiet   int          // quiet sends that are not confirmed
-	polling bool         // a poll for room is in flight
-	blocked bool         // a send found no room: the next ones wait for it
-	vain    bool         // the poll said that there is room, and nothing has gone out since
-	dirty   bool         // in w.datagrams.dirty
-	noGSO   bool         // the kernel refused to cut: datagrams are cut here
-	full    bool         // a handler met ErrFull and waits for OnWritable
-	err     error        // why a datagram did not go out; the next call that sends returns it
-	writers []*task      // wait for room, or in Flush
+	bytes   int     // in blocks of their own, whether queued or in flight
+	quiet   int     // quiet sends that are not confirmed
+	polling bool    // a poll for room is in flight
+	blocked bool    // a send found no room: the next ones wait for it
+	vain    bool    // the poll said that there is room, and nothing has gone out since
+	dirty   bool    // in w.datagrams.dirty
+	noGSO   bool    // the kernel refused to cut: datagrams are cut here
+	full    bool    // a handler met ErrFull and waits for OnWritable
+	err     error   // why a datagram did not go out; the next call that sends returns it
+	writers []*task // wait for room, or in Flush
 }
 
 func (o *packetQueue) count() int { return len(o.queue) - o.head }
