@@ -352,6 +352,9 @@ func (d *Datagram) stageQuiet(b *packetBlock, owned bool) {
 	w.packetSends = append(w.packetSends, packetSend{d: d, b: b, owned: owned})
 	w.stats.quietSends++
 	d.out.quiet++
+	if len(d.out.writers) > 0 || d.out.full || d.closed {
+		w.datagrams.urgent = true
+	}
 }
 
 // takeBlock returns C memory for a block of that size, nil if there is none.
@@ -458,11 +461,14 @@ func (d *Datagram) onSpace() {
 // confirmPackets ends the quiet datagrams of an enter that consumed all. Last to first: what has to
 // wait goes to the front of its queue.
 func (w *worker) confirmPackets() {
-	if w.partial || len(w.packetSends) == 0 {
+	if w.partial {
+		return
+	}
+	w.datagrams.urgent = false
+	if len(w.packetSends) == 0 {
 		return
 	}
 	sends := w.packetSends
-	w.datagrams.urgent = false
 	w.packetSends = w.datagrams.spare // callbacks below send again
 	for i := len(sends) - 1; i >= 0; i-- {
 		s := &sends[i]

@@ -102,6 +102,9 @@ func (lc *ListenConfig) startDatagram(ctx context.Context, s *DatagramServer, ne
 	if err != nil {
 		return nil, err
 	}
+	if !s.rt.receivesDatagrams() {
+		return nil, opError("listen", network, nil, core.Errno(core.ErrnoNOTSUP).Sys())
+	}
 	count := len(s.rt.workers)
 	if network == "unixgram" || !core.ReusePort {
 		count = 1
@@ -126,6 +129,13 @@ func (lc *ListenConfig) startDatagram(ctx context.Context, s *DatagramServer, ne
 		return nil, opError("listen", network, nil, ErrClosed)
 	}
 	return s, nil
+}
+
+// receivesDatagrams reports whether the runtime's driver has a packet group.
+func (rt *Runtime) receivesDatagrams() bool {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	return rt.reports[0].PacketCount > 0
 }
 
 // openDatagrams opens count sockets on one address.

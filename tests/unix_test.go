@@ -480,3 +480,40 @@ func TestUnix_DatagramFullEnds(t *testing.T) {
 		settled(t, rt, before)
 	}
 }
+
+// Goal: a send that waits for room costs the worker next to nothing. Method: its turns are counted while
+// it waits; one that asked again and again would make tens of thousands.
+func TestUnix_DatagramWaitsQuietly(t *testing.T) {
+	path := socketPath(t)
+	rt := newPacketRuntime(t, veloq.Config{Workers: 1, WriteHigh: 16 << 10})
+	to, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	require.NoError(t, err)
+	defer func() { _ = to.Close() }()
+	for _, connected := range []bool{true, false} {
+		full := make(chan struct{})
+		h := veloq.Spawn(rt, func(c *veloq.Context) (struct{}, error) {
+			var d *veloq.Datagram
+			m := veloq.Message{Data: make([]byte, 1000)}
+			var err error
+			if connected {
+				d, err = c.DialDatagram("unixgram", path)
+			} else {
+				d, err = c.ListenDatagram("unixgram", "")
+				m.Path = path
+			}
+			for err == nil {
+				err = d.TrySend(&m)
+			}
+			assert.ErrorIs(t, err, veloq.ErrFull)
+			close(full)
+			return struct{}{}, d.Flush()
+		})
+		await(t, "a full queue", full)
+		before := totals(rt).Turns
+		time.Sleep(100 * time.Millisecond) // the time in which turns are counted
+		turns := totals(rt).Turns - before
+		assert.Less(t, turns, uint64(2000), "connected: %v", connected)
+		h.Cancel()
+		assert.ErrorIs(t, join(t, h), context.Canceled)
+	}
+}
