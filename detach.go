@@ -198,9 +198,17 @@ func connBelow(conn net.Conn) (below syscall.Conn, network string, d *directIO) 
 		if c.ok() {
 			return c.tcp, c.d.network, &c.d
 		}
+	case *UnixConn:
+		if c.ok() && c.d.network == networkUnix {
+			return c.unix, networkUnix, &c.d
+		}
 	case *net.TCPConn:
 		if c != nil {
 			return c, "tcp", nil
+		}
+	case *net.UnixConn:
+		if c != nil && c.LocalAddr().Network() == networkUnix {
+			return c, networkUnix, nil
 		}
 	}
 	return nil, "", nil

@@ -41,12 +41,12 @@ type Dialer struct {
 }
 
 // control calls what is to be called on a socket before it connects.
-func (d *Dialer) control(ctx context.Context, family uint16, to *net.TCPAddr, fd int32) error {
-	switch network := networkOfFamily(family); {
+func (d *Dialer) control(ctx context.Context, network, address string, fd int32) error {
+	switch {
 	case d.ControlContext != nil:
-		return d.ControlContext(ctx, network, to.String(), rawSocket(fd))
+		return d.ControlContext(ctx, network, address, rawSocket(fd))
 	case d.Control != nil:
-		return d.Control(network, to.String(), rawSocket(fd))
+		return d.Control(network, address, rawSocket(fd))
 	}
 	return nil
 }
@@ -74,8 +74,8 @@ func (d *Dialer) localTCP() (*net.TCPAddr, error) {
 	return local, nil
 }
 
-// Dial connects to address, as package net takes it, on "tcp", "tcp4" or "tcp6". A name's addresses
-// are tried one after another until one answers. Worker only. Blocks.
+// Dial connects to address, as package net takes it, on "tcp", "tcp4" or "tcp6", or to a path on "unix",
+// '@' beginning an abstract name. A name's addresses are tried one after another until one answers. Worker only. Blocks.
 func (c *Context) Dial(network, address string) (*Stream, error) {
 	return (&Dialer{}).DialStream(c, network, address)
 }
@@ -90,6 +90,9 @@ func (d *Dialer) DialStream(c *Context, network, address string) (*Stream, error
 		return nil, opError("dial", network, nil, netError(err))
 	}
 	until := d.until()
+	if network == networkUnix {
+		return d.dialUnix(t, address, until)
+	}
 	local, err := d.localTCP()
 	var list []netip.AddrPort
 	if err == nil {
@@ -148,8 +151,7 @@ func sameFamily(local *net.TCPAddr, list []netip.AddrPort) ([]netip.AddrPort, er
 }
 
 // bindAddr is the local address for a socket of that family: a wildcard is any family's.
-func bindAddr(tcp *net.TCPAddr, family uint16) core.Addr {
-	local := tcp.AddrPort()
+func bindAddr(local netip.AddrPort, family uint16) core.Addr {
 	ip := local.Addr().Unmap()
 	if !ip.IsValid() || ip.IsUnspecified() {
 		ip = netip.IPv6Unspecified()
@@ -160,24 +162,29 @@ func bindAddr(tcp *net.TCPAddr, family uint16) core.Addr {
 	return coreAddr(netip.AddrPortFrom(ip, local.Port()), family)
 }
 
-// connect tries one address.
-func (d *Dialer) connect(t *task, network string, local *net.TCPAddr, addr netip.AddrPort, until time.Time) (*Stream, error) {
-	w := t.ctx.w
-	asked := net.TCPAddrFromAddrPort(addr) // what errors name
-	ip := addr.Addr().Unmap()
+// reachable is the address that a dial of ip connects to, and its family: dialing the wildcard means
+// the local host.
+func reachable(network string, ip netip.Addr) (netip.Addr, uint16) {
+	ip = ip.Unmap()
 	if !ip.IsValid() || ip.IsUnspecified() {
-		// Dialing the wildcard means the local host.
-		if network == "tcp6" || (ip.IsValid() && ip.Is6()) {
+		if ipVersion(network) == 6 || (ip.IsValid() && ip.Is6()) {
 			ip = netip.IPv6Loopback()
 		} else {
 			ip = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 		}
 	}
-	addr = netip.AddrPortFrom(ip, addr.Port())
-	family := uint16(core.AF6)
 	if ip.Is4() {
-		family = core.AF4
+		return ip, core.AF4
 	}
+	return ip, core.AF6
+}
+
+// connect tries one address.
+func (d *Dialer) connect(t *task, network string, local *net.TCPAddr, addr netip.AddrPort, until time.Time) (*Stream, error) {
+	w := t.ctx.w
+	asked := net.TCPAddrFromAddrPort(addr) // what errors name
+	ip, family := reachable(network, addr.Addr())
+	addr = netip.AddrPortFrom(ip, addr.Port())
 	var source net.Addr
 	if local != nil {
 		source = local
@@ -194,12 +201,12 @@ func (d *Dialer) connect(t *task, network string, local *net.TCPAddr, addr netip
 	if err != nil {
 		return nil, fail(call.String(), err)
 	}
-	if err := d.control(&t.ctx, family, asked, fd); err != nil {
+	if err := d.control(&t.ctx, networkOfFamily(family), asked.String(), fd); err != nil {
 		_ = core.CloseSocket(fd)
 		return nil, &net.OpError{Op: "dial", Net: network, Source: source, Addr: asked, Err: err}
 	}
 	if local != nil {
-		from := bindAddr(local, family)
+		from := bindAddr(local.AddrPort(), family)
 		if err := core.Bind(fd, &from); err != nil {
 			_ = core.CloseSocket(fd)
 			return nil, fail("bind", err)
@@ -218,6 +225,66 @@ func (d *Dialer) connect(t *task, network string, local *net.TCPAddr, addr netip
 		return nil, fail(core.NameConnect, core.Errno(-res))
 	}
 	return nil, &net.OpError{Op: "dial", Net: network, Source: source, Addr: asked, Err: err}
+}
+
+// unixConnectRetry is the time between two tries to connect to a unix socket whose queue is full.
+const unixConnectRetry = 5 * time.Millisecond
+
+// dialUnix connects to a unix socket.
+func (d *Dialer) dialUnix(t *task, path string, until time.Time) (*Stream, error) {
+	asked := &net.UnixAddr{Name: path, Net: networkUnix}
+	fail := func(call string, err error) error {
+		return d.dialError(networkUnix, asked, os.NewSyscallError(call, sysErr(err)))
+	}
+	to, err := unixAddr(path)
+	if err != nil {
+		return nil, fail(core.NameConnect, err)
+	}
+	local, ok := d.LocalAddr.(*net.UnixAddr)
+	if d.LocalAddr != nil && !ok {
+		return nil, d.dialError(networkUnix, asked, mismatchedLocal(d.LocalAddr))
+	}
+	fd, call, err := core.OpenStream(core.AFUnix, &core.SocketConfig{})
+	if err != nil {
+		return nil, fail(call.String(), err)
+	}
+	if err := d.control(&t.ctx, networkUnix, path, fd); err != nil {
+		_ = core.CloseSocket(fd)
+		return nil, d.dialError(networkUnix, asked, err)
+	}
+	if local != nil {
+		from, err := unixAddr(local.Name)
+		if err == nil {
+			err = core.Bind(fd, &from)
+		}
+		if err != nil {
+			_ = core.CloseSocket(fd)
+			return nil, fail("bind", err)
+		}
+	}
+	s := t.ctx.w.newStream(fd, networkUnix)
+	res, err := s.awaitConnect(t, &to, until)
+	for err == nil && res == -core.ErrnoAGAIN {
+		// The listener's queue is full, and nothing tells when it is not.
+		switch {
+		case !until.IsZero() && !time.Now().Before(until):
+			err = os.ErrDeadlineExceeded
+		case t.ctx.Sleep(unixConnectRetry) != nil:
+			err = netError(t.err())
+		default:
+			res, err = s.awaitConnect(t, &to, until)
+		}
+	}
+	if err == nil && res == 0 {
+		s.addrPair().remote = asked
+		s.armRecv()
+		return s, nil
+	}
+	s.close(nil)
+	if err == nil {
+		return nil, fail(core.NameConnect, core.Errno(-res))
+	}
+	return nil, d.dialError(networkUnix, asked, err)
 }
 
 // A connecting stream keeps here what its connect needs.

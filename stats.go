@@ -22,7 +22,11 @@ type workerStats struct {
 	zeroCopyCopied uint64
 	stagedBatches  uint64
 	stagedWrites   uint64
-	lastBatch      int
+
+	packetsIn, packetsOut uint64
+	packetErrors          uint64
+	segmentRefusals       uint64
+	lastBatch             int
 }
 
 // WorkerStats are one worker's counters since its start, and what it holds now.
@@ -34,7 +38,7 @@ type WorkerStats struct {
 	Submissions uint64 // operations handed to the driver
 	Completions uint64 // completions dispatched
 
-	QuietSends     uint64 // sends that were to finish within the crossing, one a stream and turn
+	QuietSends     uint64 // sends that were to finish within the crossing: one a stream and turn, and datagrams
 	QuietShort     uint64 // of them, those that the socket had no room for
 	RingFull       uint64 // extra crossings for want of room in the submission ring
 	Overflows      uint64 // extra crossings for want of room in the completion ring
@@ -49,7 +53,15 @@ type WorkerStats struct {
 	StagedBatches  uint64 // batches of the net door's staged writes
 	StagedWrites   uint64 // sends in them: one for each connection that had written
 
+	PacketsIn       uint64 // datagrams received; what GRO put together counts as one
+	PacketsOut      uint64 // sends of datagrams that the kernel took; a cut one counts as one
+	PacketErrors    uint64 // errors that datagram sockets had, of receives and of sends
+	SegmentRefusals uint64 // sends that the kernel refused to cut into datagrams
+
 	Tasks       int // live tasks
+	Datagrams   int // open datagram sockets
+	PacketsFree int // packet buffers in the group
+	Packets     int // packet buffers in all
 	Streams     int // open streams
 	Slots       int // streams and listeners that the driver may complete for
 	Timers      int // pending timers
@@ -86,7 +98,9 @@ func (w *worker) snapshot() WorkerStats {
 		EdgesFull:     st.edgesFull,
 		ZeroCopySends: st.zeroCopySends, ZeroCopyCopied: st.zeroCopyCopied,
 		StagedBatches: st.stagedBatches, StagedWrites: st.stagedWrites,
-		Tasks: w.tasks, Streams: w.streams, Slots: w.slots.used,
+		PacketsIn: st.packetsIn, PacketsOut: st.packetsOut, PacketErrors: st.packetErrors,
+		SegmentRefusals: st.segmentRefusals,
+		Tasks:           w.tasks, Streams: w.streams, Datagrams: w.sockets, Slots: w.slots.used,
 		Timers: w.timers.wheel.Pending(),
 	}
 	if !w.ended.Load() {
@@ -94,6 +108,8 @@ func (w *worker) snapshot() WorkerStats {
 		out.Submissions = w.driver.Staged
 		out.BuffersFree = int(w.buffers.free)
 		out.Buffers = int(w.buffers.ring.Count)
+		out.PacketsFree = int(w.packets.free)
+		out.Packets = int(w.packets.ring.Count)
 	}
 	return out
 }

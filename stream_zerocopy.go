@@ -81,6 +81,12 @@ func (z *zeroCopySend) complete(_ opKind, res int32, flags uint32) {
 	}
 }
 
+// inUse implements holder: a task's memory stays until the kernel has let go of it.
+func (z *zeroCopySend) inUse() bool { return z.direct != nil }
+
+// discard implements holder: everything that it holds goes with the worker.
+func (z *zeroCopySend) discard() {}
+
 // abort implements operand. Buffers that the kernel still sends from go with their worker: it keeps
 // what it needs of them. A task's memory has to be waited for.
 func (z *zeroCopySend) abort() {
@@ -98,7 +104,7 @@ func (s *Stream) onZeroCopy(res int32) {
 	case -core.ErrnoINVAL:
 		s.w.zeroCopyMin = 0 // a kernel before 6.2 can't tell when it copies after all
 		res = 0
-	case -core.ErrnoOPNOTSUPP, -core.ErrnoNOBUFS, -core.ErrnoNOMEM:
+	case -core.ErrnoNOTSUP, -core.ErrnoNOBUFS, -core.ErrnoNOMEM:
 		s.copiedAnyway = true // not this kind of socket, or too much of this user's memory is held
 		res = 0
 	}

@@ -51,8 +51,10 @@ type worker struct {
 	idle           []*coroutine
 	slots          slotTable
 	streams        int
+	sockets        int // of datagrams
 	completions    []core.CQE
 	buffers        bufferGroup
+	packets        bufferGroup    // for datagrams
 	unread         []*Stream      // may have unread bytes
 	lending        []*Stream      // may have leases in their queues
 	holders        []*task        // wait in a WriteLease
@@ -61,6 +63,8 @@ type worker struct {
 	settling       streamList     // are shutting down or closing
 	zeroCopyMin    int            // Config.ZeroCopyMin, 0 where the driver can't
 	noAddr         unsafe.Pointer // nil until a connection is reset
+	datagrams      datagrams
+	packetSends    []packetSend // quiet datagrams that are not confirmed
 	arena          *arena
 	sentArena      *arena
 	quiet          []*Stream // whose quiet sends are not confirmed
@@ -136,7 +140,8 @@ func (w *worker) setUp() error {
 			return &DriverError{Step: "arena", Err: err}
 		}
 	}
-	w.buffers.init(w)
+	w.buffers.init(w, &driver.Buffers, w.spill)
+	w.packets.init(w, &driver.Packets, w.spillPackets)
 	w.timers.init(w)
 	w.armWake()
 	return nil
@@ -158,9 +163,12 @@ func (w *worker) turn() {
 	w.timers.tick()
 	w.runTasks()
 	w.settleStreams()
+	w.settleDatagrams()
 	w.resumeHandlers()
 	w.buffers.reclaim()
+	w.packets.reclaim()
 	w.flush()
+	w.flushPackets()
 	w.timers.arm()
 	w.knockAll()
 	w.cross()
@@ -198,13 +206,15 @@ func (w *worker) cross() {
 // busy reports whether the worker itself has more to do at once.
 func (w *worker) busy() bool {
 	return w.runq.len > 0 || w.settling.len() > 0 || w.dirty.len() > 0 || len(w.resumed) > 0 ||
-		len(w.completions) > 0 || w.partial || w.hurried || w.buffers.offered || w.called()
+		len(w.completions) > 0 || w.partial || w.hurried || w.buffers.offered || w.packets.offered ||
+		w.datagrams.waiting() || w.called()
 }
 
 // called reports whether another thread has brought something: what is re-checked between saying
 // that the worker sleeps and sleeping.
 func (w *worker) called() bool {
-	return w.inbox.head.Load() != nil || w.buffers.returned.Load() != nil || w.meshWaiting()
+	return w.inbox.head.Load() != nil || w.buffers.returned.Load() != nil ||
+		w.packets.returned.Load() != nil || w.meshWaiting()
 }
 
 // spin submits what is staged and waits for work without sleeping, for Config.Spin at most. It
@@ -273,7 +283,7 @@ func (w *worker) stop() {
 // empty reports whether a stopping worker has nothing left but to submit what is staged.
 func (w *worker) empty() bool {
 	return w.stopping && w.tasks == 0 && w.slots.used == 0 && w.inbox.head.Load() == nil &&
-		!w.meshWaiting() && w.dirty.len() == 0
+		!w.meshWaiting() && w.dirty.len() == 0 && !w.datagrams.waiting()
 }
 
 // giveWay lets the worker go on ending where its task asks for more in spite of the end it was told:
@@ -299,15 +309,8 @@ func (w *worker) finished() bool {
 		return false
 	}
 	for i := range w.slots.slots {
-		switch o := w.slots.slots[i].owner.(type) {
-		case *Stream:
-			if o.inFlight > 0 {
-				return false
-			}
-		case *zeroCopySend:
-			if o.direct != nil {
-				return false
-			}
+		if h, ok := w.slots.slots[i].owner.(holder); ok && h.inUse() {
+			return false
 		}
 	}
 	return true
@@ -360,12 +363,9 @@ func (w *worker) tearDown() {
 		runtime.Gosched()
 	}
 	w.refuseLate()
-	for i := range w.buffers.buffers {
-		w.buffers.buffers[i].gen.Add(1) // leases that are left see that their bytes are gone
-	}
-	for i := range w.slots.slots {
-		if s, ok := w.slots.slots[i].owner.(*Stream); ok && s.fd >= 0 {
-			_ = core.CloseSocket(s.fd)
+	for _, g := range []*bufferGroup{&w.buffers, &w.packets} {
+		for i := range g.buffers {
+			g.buffers[i].gen.Add(1) // leases that are left see that their bytes are gone
 		}
 	}
 	w.driver.Destroy()
@@ -391,11 +391,11 @@ func (w *worker) refuseLate() {
 
 func (w *worker) freeMemory() {
 	for i := range w.slots.slots {
-		if s, ok := w.slots.slots[i].owner.(*Stream); ok && s.send.out != nil {
-			s.send.out.drop()
-			s.send.out.free()
+		if h, ok := w.slots.slots[i].owner.(holder); ok {
+			h.discard()
 		}
 	}
+	w.freeDatagrams()
 	for _, o := range w.outFree {
 		o.free()
 	}

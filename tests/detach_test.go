@@ -80,11 +80,15 @@ func echoSome(c net.Conn, n int) error {
 func TestDetach_ThereAndBackUnderLoad(t *testing.T) {
 	sharesSockets(t)
 	noLeak(t)
-	for _, network := range []string{"tcp"} {
+	for _, network := range []string{"tcp", "unix"} {
 		rt := newRuntime(t, veloq.Config{Workers: 2})
 		rounds := sized(2000, 300, 60)
 		const each = 16 << 10
-		srv := startTasks(t, rt, veloq.ListenConfig{}, func(c *veloq.Context, s *veloq.Stream) error {
+		address := "127.0.0.1:0"
+		if network == "unix" {
+			address = workerSocketPath(t)
+		}
+		srv, err := (&veloq.ListenConfig{}).Start(t.Context(), rt, network, address, func(c *veloq.Context, s *veloq.Stream) error {
 			for {
 				if err := echoSome(s, each); err != nil {
 					_ = s.Close() // what was attached is not the server's to close
@@ -122,6 +126,8 @@ func TestDetach_ThereAndBackUnderLoad(t *testing.T) {
 				}
 			}
 		})
+		require.NoError(t, err)
+		t.Cleanup(func() { bounded(t, "Server.Close", srv.Close) })
 		before := holds(rt)
 		c, err := net.Dial(network, srv.Addr().String())
 		require.NoError(t, err)

@@ -212,7 +212,7 @@ func noLeak(t *testing.T) {
 }
 
 // held is what a runtime's workers hold, summed.
-type held struct{ tasks, streams, slots, timers, buffersMissing int }
+type held struct{ tasks, streams, datagrams, slots, timers, buffersMissing, packetsMissing int }
 
 func holds(rt *veloq.Runtime) held {
 	var h held
@@ -222,6 +222,8 @@ func holds(rt *veloq.Runtime) held {
 		h.slots += w.Slots
 		h.timers += w.Timers
 		h.buffersMissing += w.Buffers - w.BuffersFree
+		h.datagrams += w.Datagrams
+		h.packetsMissing += w.Packets - w.PacketsFree
 	}
 	return h
 }
@@ -255,6 +257,11 @@ func totals(rt *veloq.Runtime) veloq.WorkerStats {
 		sum.Streams += w.Streams
 		sum.Buffers += w.Buffers
 		sum.BuffersFree += w.BuffersFree
+		sum.PacketsIn += w.PacketsIn
+		sum.PacketsOut += w.PacketsOut
+		sum.PacketErrors += w.PacketErrors
+		sum.SegmentRefusals += w.SegmentRefusals
+		sum.QuietShort += w.QuietShort
 	}
 	return sum
 }

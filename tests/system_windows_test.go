@@ -79,3 +79,6 @@ func descriptorsMax() int { return 1500 }
 
 // rssBytes is not known.
 func rssBytes() int { return 0 }
+
+// dropChecksums has no counterpart here.
+func dropChecksums(uintptr) error { return errors.ErrUnsupported }

@@ -13,12 +13,29 @@ const ReusePort = false
 // SharesSockets is for drivers.
 const SharesSockets = false
 
+// UnixSockets is for those who have sockets.
+const UnixSockets = false
+
+// Segments is for those who send.
+const Segments = false
+
+// Numbers that nothing is compared with.
+const (
+	systemAFUnix = 1
+	systemAF4    = 2
+	systemAF6    = 10
+)
+
+var systemControl controlTypes
+
 // Names for errors that don't occur.
 const (
 	NameRead    = "read"
 	NameWrite   = "write"
 	NameAccept  = "accept"
 	NameConnect = "connect"
+	NameRecv    = "recvmsg"
+	NameSend    = "sendmsg"
 )
 
 func sysError(Errno) error { return nil }

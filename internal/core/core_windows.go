@@ -22,13 +22,33 @@ const ReusePort = false
 // belongs to one completion port for good.
 const SharesSockets = false
 
-// What package net calls the system calls behind a stream in its errors.
+// UnixSockets reports whether streams and datagrams of unix sockets are to be had.
+const UnixSockets = false
+
+// Segments reports whether the driver has one send cut into several datagrams.
+const Segments = false
+
+// What package net calls the system calls behind a stream or datagram in its errors.
 const (
 	NameRead    = "wsarecv"
 	NameWrite   = "wsasend"
 	NameAccept  = "acceptex"
 	NameConnect = "connectex"
+	NameRecv    = "wsarecvmsg"
+	NameSend    = "wsasendmsg"
 )
+
+// Families and control messages of ws2def.h, ws2ipdef.h and mswsock.h.
+const (
+	systemAFUnix = 1
+	systemAF4    = 2
+	systemAF6    = 23
+)
+
+var systemControl = controlTypes{
+	info4: 19, info6: 19, class4: 50, class6: 50, segment: 2, coalesced: 3,
+	info4Bytes: 8, info4Address: 0, info4Source: 0, info4Index: 4,
+}
 
 // A sysErrno is one of the system's errors that goes by two names. Package net's errors on Windows
 // hold Winsock's number (WSAECONNRESET); programs written for all systems test for the name that
@@ -72,6 +92,7 @@ var sysErrnos = map[Errno]sysErrno{
 	32:  {10058, syscall.EPIPE}, // WSAESHUTDOWN
 	38:  {120, syscall.ENOSYS},  // ERROR_CALL_NOT_IMPLEMENTED
 	62:  {10060, syscall.ETIME},
+	90:  {10040, syscall.EMSGSIZE},
 	95:  {10045, syscall.EOPNOTSUPP},
 	97:  {10047, syscall.EAFNOSUPPORT},
 	98:  {10048, syscall.EADDRINUSE},
