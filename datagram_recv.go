@@ -306,7 +306,7 @@ func (d *Datagram) awaitPacket() error {
 		case r.reader != nil:
 			return d.opError("read", ErrBusy)
 		}
-		if err := t.ctx.Err(); err != nil {
+		if err := t.err(); err != nil {
 			return d.opError("read", netError(err))
 		}
 		r.reader = t

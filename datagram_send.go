@@ -180,7 +180,7 @@ func (d *Datagram) parkWriter(t *task) error {
 	case d.deadline != nil && d.deadline.write.passed:
 		return d.opError("write", os.ErrDeadlineExceeded)
 	}
-	if err := t.ctx.Err(); err != nil {
+	if err := t.err(); err != nil {
 		return d.opError("write", netError(err))
 	}
 	return nil
