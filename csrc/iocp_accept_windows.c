@@ -47,12 +47,52 @@ static bool multishot(const vq__iocp_op *op)
 }
 
 /* What an accepted socket has from its listener elsewhere, and by AcceptEx not on every version. */
-static void inherit(const vq__iocp_op *op, int fd)
+static const int32_t inherited[VQ__IOCP_INHERITED] = {
+	VQ_OPT_NODELAY,           VQ_OPT_KEEPALIVE,  VQ_OPT_KEEP_IDLE_S,
+	VQ_OPT_KEEP_INTERVAL_S,   VQ_OPT_KEEP_COUNT, VQ_OPT_RECEIVE_BUFFER_BYTES,
+	VQ_OPT_SEND_BUFFER_BYTES,
+};
+
+uint32_t vq__iocp_inherited(int fd, int32_t values[VQ__IOCP_INHERITED])
 {
-	if (op->accept.nodelay)
-		(void)vq_socket_set(fd, VQ_OPT_NODELAY, 1);
-	if (op->accept.keepalive)
-		(void)vq_socket_set(fd, VQ_OPT_KEEPALIVE, 1);
+	uint32_t known = 0;
+
+	for (uint32_t i = 0; i < VQ__IOCP_INHERITED; i++)
+		known |= (uint32_t)(vq_socket_get(fd, inherited[i], &values[i]) == 0) << i;
+	return known;
+}
+
+/*
+ * Only what somebody chose is to be set: a buffer's size that is set to the system's own would no
+ * longer be fitted to the connection.
+ */
+static void remember(const vq__iocp *d, vq__iocp_op *op)
+{
+	op->accept.differs = vq__iocp_inherited(op->sqe.fd, op->accept.values) & d->fresh_known;
+	for (uint32_t i = 0; i < VQ__IOCP_INHERITED; i++)
+		if (op->accept.values[i] == d->fresh[i])
+			op->accept.differs &= ~(1u << i);
+}
+
+/* What the first connection has without it, the others have too. */
+static void compare(vq__iocp_op *op, int fd)
+{
+	int32_t values[VQ__IOCP_INHERITED];
+	const uint32_t known = vq__iocp_inherited(fd, values);
+
+	op->accept.compared = true;
+	for (uint32_t i = 0; i < VQ__IOCP_INHERITED; i++)
+		if ((known >> i & 1) != 0 && values[i] == op->accept.values[i])
+			op->accept.differs &= ~(1u << i);
+}
+
+static void inherit(vq__iocp_op *op, int fd)
+{
+	if (!op->accept.compared)
+		compare(op, fd);
+	for (uint32_t i = 0; i < VQ__IOCP_INHERITED; i++)
+		if ((op->accept.differs >> i & 1) != 0)
+			(void)vq_socket_set(fd, inherited[i], op->accept.values[i]);
 }
 
 /* Takes the connection out of the slot; returns it. */
@@ -174,7 +214,6 @@ void vq__iocp_accept_start(vq__iocp *d, vq__iocp_op *op)
 {
 	struct sockaddr_storage bound;
 	int len = sizeof(bound);
-	int32_t on = 0;
 	int listens = 0;
 	int listens_len = sizeof(listens);
 	const uint32_t wanted = multishot(op) ? VQ__IOCP_ACCEPTS : 1;
@@ -192,8 +231,7 @@ void vq__iocp_accept_start(vq__iocp *d, vq__iocp_op *op)
 		return;
 	}
 	op->accept.family = bound.ss_family;
-	op->accept.nodelay = vq_socket_get(op->sqe.fd, VQ_OPT_NODELAY, &on) == 0 && on != 0;
-	op->accept.keepalive = vq_socket_get(op->sqe.fd, VQ_OPT_KEEPALIVE, &on) == 0 && on != 0;
+	remember(d, op);
 	for (uint32_t i = 0; i < wanted && slot_take(d, op) != NULL; i++)
 		continue;
 	if (op->accept.slots == VQ__IOCP_NONE)

@@ -452,8 +452,11 @@ static void fill(vq__iocp *d)
 	};
 }
 
-/* AcceptEx and ConnectEx are not linked but asked for, by way of any socket. */
-static int load_functions(vq__iocp *d)
+/*
+ * What any socket tells: AcceptEx and ConnectEx, which are not linked but asked for, and what
+ * options it begins with.
+ */
+static int ask_socket(vq__iocp *d)
 {
 	GUID accept_id = WSAID_ACCEPTEX;
 	GUID connect_id = WSAID_CONNECTEX;
@@ -470,6 +473,7 @@ static int load_functions(vq__iocp *d)
 		     sizeof(connect_id), &d->connect_ex, sizeof(d->connect_ex), &bytes, NULL,
 		     NULL) != 0)
 		rc = vq__wsa_error();
+	d->fresh_known = vq__iocp_inherited(fd, d->fresh);
 	(void)vq__socket_close(fd, false);
 	return rc;
 }
@@ -477,7 +481,7 @@ static int load_functions(vq__iocp *d)
 static int start_driver(vq__iocp *d, vq_driver_report *report)
 {
 	report->failed_step = VQ_STEP_PROBE;
-	int rc = load_functions(d);
+	int rc = ask_socket(d);
 	if (rc != 0)
 		return rc;
 	report->failed_step = VQ_STEP_DOORBELL;

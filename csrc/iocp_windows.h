@@ -39,6 +39,7 @@ enum {
 	VQ__IOCP_BUCKETS = 1 << 14,
 	VQ__IOCP_NONE = UINT32_MAX,
 	VQ__IOCP_BUF_GROUP = 1,
+	VQ__IOCP_INHERITED = 7, /* options that accepted sockets have from their listener */
 };
 
 enum vq__iocp_state {
@@ -78,8 +79,9 @@ struct vq__iocp_op {
 			uint32_t slots; /* the first of its slots */
 			uint32_t waiting;
 			int32_t family;
-			bool nodelay;
-			bool keepalive;
+			int32_t values[VQ__IOCP_INHERITED];
+			uint32_t differs; /* bit i: values[i] is to be set */
+			bool compared;    /* with what the system passed on */
 		} accept;
 		struct {
 			int64_t when_ns;
@@ -107,6 +109,8 @@ typedef struct vq__iocp {
 	DWORD owner; /* thread */
 	LPFN_ACCEPTEX accept_ex;
 	LPFN_CONNECTEX connect_ex;
+	int32_t fresh[VQ__IOCP_INHERITED]; /* what a new socket has */
+	uint32_t fresh_known;
 
 	/* The rings, shared with the owner through the view. */
 	vq_sqe *sqes;
@@ -202,6 +206,8 @@ void vq__iocp_send_packet(vq__iocp *d, vq__iocp_op *op, int32_t error, uint32_t 
 
 /* ---- iocp_accept_windows.c: how connections begin */
 
+/* The values of those options that the socket knows, and a bit for each. */
+uint32_t vq__iocp_inherited(int fd, int32_t values[VQ__IOCP_INHERITED]);
 void vq__iocp_accept_start(vq__iocp *d, vq__iocp_op *op);
 void vq__iocp_accept_run(vq__iocp *d, vq__iocp_op *op);
 void vq__iocp_accept_packet(vq__iocp *d, vq__iocp_slot *slot, int32_t error);

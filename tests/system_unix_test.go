@@ -38,9 +38,6 @@ func setBuffers(fd uintptr, bytes int) error {
 // dialsIPv4Wildcard: package net dials only 127.0.0.1 for "[::]".
 const dialsIPv4Wildcard = false
 
-// acceptedHaveBuffers: accepted sockets have their listener's buffer sizes.
-func acceptedHaveBuffers() bool { return true }
-
 // keepAliveTimes returns the seconds before the first probe and between probes of this process's socket
 // with those addresses.
 func keepAliveTimes(local, remote net.Addr) (idle, interval int, ok bool) {

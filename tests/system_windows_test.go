@@ -38,9 +38,6 @@ func setBuffers(fd uintptr, bytes int) error {
 // dialsIPv4Wildcard: package net dials only 127.0.0.1 for "[::]".
 const dialsIPv4Wildcard = true
 
-// acceptedHaveBuffers: accepted sockets have their listener's buffer sizes; not under Wine.
-func acceptedHaveBuffers() bool { return !underWine() }
-
 // keepAliveTimes is not known: handles can't be listed.
 func keepAliveTimes(_, _ net.Addr) (idle, interval int, ok bool) { return 0, 0, false }
 
