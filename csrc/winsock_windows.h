@@ -25,6 +25,21 @@
 #define VQ__TCP_KEEPCNT   16
 #define VQ__TCP_KEEPINTVL 17
 
+/* Windows 10 2004; what is given is the size of each datagram, and the most that is joined. */
+#define VQ__UDP_SEND_MSG_SIZE           2
+#define VQ__UDP_RECV_MAX_COALESCED_SIZE 3
+#define VQ__UDP_COALESCED_INFO          3
+
+/* Registered I/O, Windows 8. */
+#define VQ__SIO_GET_MULTIPLE_EXTENSION_FUNCTION_POINTER _WSAIORW(IOC_WS2, 36)
+#define VQ__WSAID_MULTIPLE_RIO                                         \
+	{                                                              \
+		0x8509e081, 0x96dd, 0x4005,                            \
+		{                                                      \
+			0xb1, 0x65, 0x9e, 0x2e, 0xe8, 0xc7, 0x9e, 0x3f \
+		}                                                      \
+	}
+
 /*
  * A socket in the records is an int32_t. Windows gives out small handle values (multiples of 4
  * below 2^26 by its own limits), though nothing promises so: where a socket is made, it is checked.

@@ -64,12 +64,17 @@ func printReport(r veloq.Report) {
 	fmt.Printf("rings      %d submissions, %d completions\n", r.SubmissionEntries, r.CompletionEntries)
 	fmt.Printf("buffers    %d x %d bytes a worker, %s\n", r.Buffers, r.BufferSize, scheme(r.Caps))
 	fmt.Printf("uses       %s\n", strings.Join(r.Caps, " "))
+	fmt.Printf("sockets    %s\n", strings.Join(r.Sockets, " "))
 	for _, e := range r.Refused {
 		fmt.Printf("\nnot got    driver %s: %s: %v\n  cause    %s\n  cure     %s\n", e.Driver, e.Step, e.Err, e.Cause, e.Cure)
 	}
 	for _, name := range r.Missing {
 		cause, cure := explain(name, r.Caps)
 		fmt.Printf("\nnot got    %s\n  cause    %s\n  cure     %s\n", name, cause, cure)
+	}
+	for _, name := range r.SocketsLack {
+		fmt.Printf("\nnot got    sockets: %s\n  cause    this system's sockets don't have it\n  cure     %s\n",
+			name, socketCure(name))
 	}
 }
 
@@ -95,6 +100,21 @@ var since = map[string]string{
 	"SUBMIT_ALL": "5.18", "REGISTERED_RING": "5.18", "ACCEPT_MULTISHOT": "5.19", "RECV_MULTISHOT": "6.0",
 	"BUFFER_RING": "5.19", "BUFFER_INCREMENTAL": "6.12", "SKIP_SUCCESS": "5.17", "SEND_ZC": "6.0",
 	"POLL_MULTISHOT": "5.13",
+}
+
+// socketsSince is the first Windows 10 with what sockets may have, and the first Linux.
+var socketsSince = map[string][2]string{
+	"UNIX": {"1803", "2.0"}, "UDP_SEGMENT": {"2004", "4.18"}, "UDP_GRO": {"2004", "5.0"},
+	"PACKET_INFO": {"1507", "2.2"}, "ECN": {"1809", "2.6"}, "KEEPALIVE_TIMES": {"1709", "2.4"},
+	"SOCKET_REUSE": {"1507", ""}, "REGISTERED_IO": {"1507", ""},
+}
+
+func socketCure(name string) string {
+	const without = "none is needed: veloq does without"
+	if runtime.GOOS == "windows" {
+		return without + "; Windows 10 " + socketsSince[name][0] + " has it"
+	}
+	return without + "; Linux " + socketsSince[name][1] + " has it"
 }
 
 func explain(name string, caps []string) (cause, cure string) {

@@ -38,6 +38,9 @@ func Alloc(uintptr) unsafe.Pointer { return nil }
 // Free has nothing to free.
 func Free(unsafe.Pointer) {}
 
+// Features has no sockets to try.
+func Features() (found, known uint32) { return 0, 0 }
+
 // OpenStream fails.
 func OpenStream(uint16, *SocketConfig) (int32, Call, error) { return -1, CallSocket, ErrNoDriver }
 
