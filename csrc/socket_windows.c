@@ -46,7 +46,7 @@ static int set_keepalive_time(int fd, int name, int32_t value_s)
 	if (value_s <= 0 || value_s > INT32_MAX / 1000)
 		return -VQ_EINVAL;
 	int rc = set_int(fd, IPPROTO_TCP, name, value_s);
-	return rc == -VQ_EOPNOTSUPP ? set_keepalive_times(fd, value_s, value_s) : rc;
+	return rc == -VQ_ENOPROTOOPT ? set_keepalive_times(fd, value_s, value_s) : rc;
 }
 
 static int apply_keepalive(int fd, const vq_socket_config *config)
@@ -55,7 +55,7 @@ static int apply_keepalive(int fd, const vq_socket_config *config)
 	int32_t interval_s = config->keep_interval_s;
 
 	if (idle_s > 0 && interval_s > 0 &&
-	    set_int(fd, IPPROTO_TCP, VQ__TCP_KEEPIDLE, idle_s) == -VQ_EOPNOTSUPP)
+	    set_int(fd, IPPROTO_TCP, VQ__TCP_KEEPIDLE, idle_s) == -VQ_ENOPROTOOPT)
 		return set_keepalive_times(fd, idle_s, interval_s);
 	int rc = 0;
 	if (idle_s > 0)

@@ -50,7 +50,8 @@ static inline SOCKET vq__socket(int fd)
 }
 
 /*
- * The portable number, negated, of an error of Winsock or Windows. What is not known is -VQ_EIO.
+ * The portable number, negated, of an error of Winsock or Windows. What is not known has its own
+ * number beside VQ_ESYSTEM.
  * Any thread.
  */
 int vq__error(DWORD code);

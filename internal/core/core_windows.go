@@ -68,11 +68,19 @@ var sysErrnos = map[Errno]sysErrno{
 	32:  {10058, syscall.EPIPE}, // WSAESHUTDOWN
 	38:  {120, syscall.ENOSYS},  // ERROR_CALL_NOT_IMPLEMENTED
 	62:  {10060, syscall.ETIME},
+	89:  {10039, syscall.EDESTADDRREQ},
+	90:  {10040, syscall.EMSGSIZE},
+	91:  {10041, syscall.EPROTOTYPE},
+	92:  {10042, syscall.ENOPROTOOPT},
+	93:  {10043, syscall.EPROTONOSUPPORT},
+	94:  {10044, syscall.ESOCKTNOSUPPORT},
 	95:  {10045, syscall.EOPNOTSUPP},
 	97:  {10047, syscall.EAFNOSUPPORT},
 	98:  {10048, syscall.EADDRINUSE},
 	99:  {10049, syscall.EADDRNOTAVAIL},
+	100: {10050, syscall.ENETDOWN},
 	101: {10051, syscall.ENETUNREACH},
+	102: {10052, syscall.ENETRESET},
 	103: {syscall.WSAECONNABORTED, syscall.ECONNABORTED},
 	104: {syscall.WSAECONNRESET, syscall.ECONNRESET},
 	105: {10055, syscall.ENOBUFS},
@@ -80,6 +88,7 @@ var sysErrnos = map[Errno]sysErrno{
 	107: {10057, syscall.ENOTCONN},
 	110: {10060, syscall.ETIMEDOUT},
 	111: {10061, syscall.ECONNREFUSED},
+	112: {10064, syscall.EHOSTDOWN},
 	113: {10065, syscall.EHOSTUNREACH},
 	114: {10037, syscall.EALREADY},
 	115: {10036, syscall.EINPROGRESS},
@@ -90,6 +99,9 @@ var sysErrnos = map[Errno]sysErrno{
 func sysError(e Errno) error {
 	if s, ok := sysErrnos[e]; ok {
 		return s
+	}
+	if e > errnoSystem && e < 2*errnoSystem {
+		return syscall.Errno(e - errnoSystem)
 	}
 	return nil
 }
