@@ -119,7 +119,7 @@ static int slot_begin(vq__iocp *d, vq__iocp_slot *slot, bool skips)
 	DWORD bytes = 0;
 
 	if (slot->fd < 0)
-		slot->fd = vq__socket_create(op->accept.family);
+		slot->fd = vq__socket_create(op->accept.family, SOCK_STREAM);
 	if (slot->fd < 0) {
 		int rc = slot->fd;
 		slot->fd = -1;

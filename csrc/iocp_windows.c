@@ -461,7 +461,7 @@ static int ask_socket(vq__iocp *d)
 	GUID accept_id = WSAID_ACCEPTEX;
 	GUID connect_id = WSAID_CONNECTEX;
 	DWORD bytes = 0;
-	int fd = vq__socket_create(AF_INET);
+	int fd = vq__socket_create(AF_INET, SOCK_STREAM);
 	int rc = 0;
 
 	if (fd < 0)

@@ -1,4 +1,4 @@
-/* socket_windows.c: stream sockets, their addresses and options, on Windows. */
+/* socket_windows.c: stream and datagram sockets, their addresses and options, on Windows. */
 #include "winsock_windows.h"
 
 #include "address.h"
@@ -77,6 +77,7 @@ static int apply_config(int fd, uint16_t family, const vq_socket_config *config)
 		{ v6 && (config->flags & VQ_SOCKET_DUALSTACK) != 0, VQ_OPT_V6ONLY, 0 },
 		{ (config->flags & VQ_SOCKET_REUSEPORT) != 0, VQ_OPT_REUSEPORT, 1 },
 		{ (config->flags & VQ_SOCKET_NODELAY) != 0, VQ_OPT_NODELAY, 1 },
+		{ (config->flags & VQ_SOCKET_BROADCAST) != 0, VQ_OPT_BROADCAST, 1 },
 		{ (config->flags & VQ_SOCKET_KEEPALIVE) != 0, VQ_OPT_KEEPALIVE, 1 },
 		{ config->keep_count > 0, VQ_OPT_KEEP_COUNT, config->keep_count },
 		{ config->receive_buffer_bytes > 0, VQ_OPT_RECEIVE_BUFFER_BYTES,
@@ -90,7 +91,9 @@ static int apply_config(int fd, uint16_t family, const vq_socket_config *config)
 	 * What SO_REUSEADDR is for elsewhere Windows does anyway; its own lets another process take
 	 * a port that is in use. A server wants the opposite.
 	 */
-	if ((config->flags & VQ_SOCKET_REUSEADDR) != 0)
+	if ((config->flags & VQ_SOCKET_SHARED) != 0)
+		rc = set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+	else if ((config->flags & VQ_SOCKET_REUSEADDR) != 0)
 		rc = set_int(fd, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, 1);
 	for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]) && rc == 0; i++)
 		if (settings[i].wanted)
@@ -98,9 +101,14 @@ static int apply_config(int fd, uint16_t family, const vq_socket_config *config)
 	return rc == 0 ? apply_keepalive(fd, config) : rc;
 }
 
-int vq_socket_stream(uint16_t family, const vq_socket_config *config, int32_t *failed_call)
+static int open_socket(uint16_t family, int type, const vq_socket_config *config,
+		       int32_t *failed_call)
 {
-	int fd = vq__socket_create(family == VQ_AF_INET6 ? AF_INET6 : AF_INET);
+	/* No unix sockets: package net's are of the same domain, and the driver has no ops for
+	 * them. */
+	int fd = family == VQ_AF_UNIX
+			 ? -VQ_EAFNOSUPPORT
+			 : vq__socket_create(family == VQ_AF_INET6 ? AF_INET6 : AF_INET, type);
 
 	if (fd < 0) {
 		*failed_call = VQ_CALL_SOCKET;
@@ -113,6 +121,26 @@ int vq_socket_stream(uint16_t family, const vq_socket_config *config, int32_t *f
 		return rc;
 	}
 	return fd;
+}
+
+int vq_socket_stream(uint16_t family, const vq_socket_config *config, int32_t *failed_call)
+{
+	return open_socket(family, SOCK_STREAM, config, failed_call);
+}
+
+int vq_socket_datagram(uint16_t family, const vq_socket_config *config, int32_t *failed_call)
+{
+	return open_socket(family, SOCK_DGRAM, config, failed_call);
+}
+
+int vq_socket_connect(int fd, const vq_addr *addr)
+{
+	vq__address sa;
+	int len = vq_addr_encode(addr, &sa);
+
+	if (len < 0)
+		return len;
+	return connect(vq__socket(fd), &sa.any, len) == 0 ? 0 : vq__wsa_error();
 }
 
 int vq_socket_bind(int fd, const vq_addr *addr)
@@ -149,7 +177,7 @@ int vq_socket_local(int fd, vq_addr *addr)
 
 	if (getsockname(vq__socket(fd), &sa.any, &len) != 0)
 		return vq__wsa_error();
-	vq__address_decode(&sa, addr);
+	vq__address_decode(&sa, (size_t)len, addr);
 	return 0;
 }
 
@@ -160,7 +188,7 @@ int vq_socket_peer(int fd, vq_addr *addr)
 
 	if (getpeername(vq__socket(fd), &sa.any, &len) != 0)
 		return vq__wsa_error();
-	vq__address_decode(&sa, addr);
+	vq__address_decode(&sa, (size_t)len, addr);
 	return 0;
 }
 
@@ -181,6 +209,7 @@ static bool int_option(int32_t option, int *level, int *name)
 		{ VQ_OPT_SEND_BUFFER_BYTES, SOL_SOCKET, SO_SNDBUF },
 		{ VQ_OPT_V6ONLY, IPPROTO_IPV6, IPV6_V6ONLY },
 		{ VQ_OPT_ERROR, SOL_SOCKET, SO_ERROR },
+		{ VQ_OPT_BROADCAST, SOL_SOCKET, SO_BROADCAST },
 	};
 	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
 		if (table[i].option == option) {
@@ -192,8 +221,28 @@ static bool int_option(int32_t option, int *level, int *name)
 	return false;
 }
 
-/* The unicast TTL's option goes by the socket's family. */
-static int ttl_option(int fd, int *level, int *name)
+/* Options that IPv4 and IPv6 have each for themselves. */
+typedef struct ip_option {
+	int32_t option;
+	int v4;
+	int v6;
+} ip_option;
+
+static const ip_option *find_ip_option(int32_t option)
+{
+	static const ip_option table[] = {
+		{ VQ_OPT_TTL, IP_TTL, IPV6_UNICAST_HOPS },
+		{ VQ_OPT_PACKET_INFO, IP_PKTINFO, IPV6_PKTINFO },
+		{ VQ_OPT_MULTICAST_LOOP, IP_MULTICAST_LOOP, IPV6_MULTICAST_LOOP },
+		{ VQ_OPT_MULTICAST_TTL, IP_MULTICAST_TTL, IPV6_MULTICAST_HOPS },
+	};
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+		if (table[i].option == option)
+			return &table[i];
+	return NULL;
+}
+
+static int ip_level(int fd, const ip_option *ip, int *level, int *name)
 {
 	WSAPROTOCOL_INFOW info;
 	int len = sizeof(info);
@@ -201,7 +250,7 @@ static int ttl_option(int fd, int *level, int *name)
 	if (getsockopt(vq__socket(fd), SOL_SOCKET, SO_PROTOCOL_INFOW, (char *)&info, &len) != 0)
 		return vq__wsa_error();
 	*level = info.iAddressFamily == AF_INET6 ? IPPROTO_IPV6 : IPPROTO_IP;
-	*name = info.iAddressFamily == AF_INET6 ? IPV6_UNICAST_HOPS : IP_TTL;
+	*name = info.iAddressFamily == AF_INET6 ? ip->v6 : ip->v4;
 	return 0;
 }
 
@@ -219,10 +268,6 @@ int vq_socket_set(int fd, int32_t option, int32_t value)
 			       ? 0
 			       : vq__wsa_error();
 	}
-	case VQ_OPT_TTL: {
-		int rc = ttl_option(fd, &level, &name);
-		return rc != 0 ? rc : set_int(fd, level, name, value);
-	}
 	case VQ_OPT_KEEP_IDLE_S:
 		return set_keepalive_time(fd, VQ__TCP_KEEPIDLE, value);
 	case VQ_OPT_KEEP_INTERVAL_S:
@@ -232,9 +277,14 @@ int vq_socket_set(int fd, int32_t option, int32_t value)
 	case VQ_OPT_ERROR:
 		return -VQ_EINVAL;
 	default:
-		return int_option(option, &level, &name) ? set_int(fd, level, name, value)
-							 : -VQ_EINVAL;
+		break;
 	}
+	const ip_option *ip = find_ip_option(option);
+	if (ip != NULL) {
+		int rc = ip_level(fd, ip, &level, &name);
+		return rc != 0 ? rc : set_int(fd, level, name, value);
+	}
+	return int_option(option, &level, &name) ? set_int(fd, level, name, value) : -VQ_EINVAL;
 }
 
 int vq_socket_get(int fd, int32_t option, int32_t *value)
@@ -255,8 +305,9 @@ int vq_socket_get(int fd, int32_t option, int32_t *value)
 		*value = 0;
 		return 0;
 	}
-	if (option == VQ_OPT_TTL) {
-		int rc = ttl_option(fd, &level, &name);
+	const ip_option *ip = find_ip_option(option);
+	if (ip != NULL) {
+		int rc = ip_level(fd, ip, &level, &name);
 		if (rc != 0)
 			return rc;
 	} else if (!int_option(option, &level, &name)) {
@@ -269,6 +320,22 @@ int vq_socket_get(int fd, int32_t option, int32_t *value)
 	if (option == VQ_OPT_ERROR && *value != 0)
 		*value = -vq__error((DWORD)*value);
 	return 0;
+}
+
+int vq_socket_group(int fd, bool join, const vq_addr *group, uint32_t interface_index)
+{
+	vq__address sa;
+	int len = vq_addr_encode(group, &sa);
+	GROUP_REQ request = { .gr_interface = interface_index };
+
+	if (len < 0 || group->family == VQ_AF_UNIX)
+		return -VQ_EINVAL;
+	memcpy(&request.gr_group, &sa, (size_t)len);
+	return setsockopt(vq__socket(fd), group->family == VQ_AF_INET6 ? IPPROTO_IPV6 : IPPROTO_IP,
+			  join ? MCAST_JOIN_GROUP : MCAST_LEAVE_GROUP, (const char *)&request,
+			  sizeof(request)) == 0
+		       ? 0
+		       : vq__wsa_error();
 }
 
 int vq_socket_close(int fd)

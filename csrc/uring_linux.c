@@ -24,7 +24,8 @@
 #define VQ__PBUF_RING_INC 2u
 #define VQ__OP_SEND_ZC    47
 
-#define VQ__BUF_GROUP 0
+#define VQ__BUF_GROUP    0
+#define VQ__PACKET_GROUP 1
 
 /* vq_sqe, vq_cqe and their numbers are io_uring's: hold that against the system's header. */
 #define SAME_OFFSET(a, af, b, bf) \
@@ -80,6 +81,13 @@ SAME(VQ_RECV_MULTISHOT, IORING_RECV_MULTISHOT);
 SAME(VQ_ACCEPT_MULTISHOT, IORING_ACCEPT_MULTISHOT);
 SAME(VQ_POLL_MULTISHOT, IORING_POLL_ADD_MULTI);
 SAME(VQ_TIMEOUT_UPDATE, IORING_TIMEOUT_UPDATE);
+_Static_assert(sizeof(vq_recvmsg_out) == sizeof(struct io_uring_recvmsg_out), "vq_recvmsg_out");
+SAME_OFFSET(vq_recvmsg_out, name_len, io_uring_recvmsg_out, namelen);
+SAME_OFFSET(vq_recvmsg_out, control_len, io_uring_recvmsg_out, controllen);
+SAME_OFFSET(vq_recvmsg_out, payload_len, io_uring_recvmsg_out, payloadlen);
+SAME_OFFSET(vq_recvmsg_out, flags, io_uring_recvmsg_out, flags);
+SAME(VQ_MSG_TRUNC, MSG_TRUNC);
+SAME(VQ_MSG_CTRUNC, MSG_CTRUNC);
 SAME(VQ_MSG_DONTWAIT, MSG_DONTWAIT);
 SAME(VQ_MSG_WAITALL, MSG_WAITALL);
 SAME(VQ_MSG_NOSIGNAL, MSG_NOSIGNAL);
@@ -248,23 +256,53 @@ typedef struct buf_reg {
 } buf_reg;
 _Static_assert(sizeof(buf_reg) == sizeof(struct io_uring_buf_reg), "io_uring_buf_reg");
 
-static int register_buf_ring(vq__uring *u, uint32_t count, uint16_t flags)
+static int register_group(vq__uring *u, vq__uring_group *group, uint32_t count, uint16_t flags)
 {
-	size_t ring_bytes = (size_t)count * sizeof(vq_buf);
-
-	if (u->buf_ring != NULL)
-		munmap(u->buf_ring, u->buf_ring_bytes);
-	u->buf_ring_bytes = ring_bytes;
-	u->buf_ring = vq__map_pages(ring_bytes);
-	if (u->buf_ring == NULL)
+	if (group->ring != NULL)
+		munmap(group->ring, group->ring_bytes);
+	group->ring_bytes = (size_t)count * sizeof(vq_buf);
+	group->ring = vq__map_pages(group->ring_bytes);
+	if (group->ring == NULL)
 		return -ENOMEM;
 	buf_reg reg = {
-		.ring_addr = (uint64_t)(uintptr_t)u->buf_ring,
+		.ring_addr = (uint64_t)(uintptr_t)group->ring,
 		.ring_entries = count,
-		.bgid = VQ__BUF_GROUP,
+		.bgid = group->id,
 		.flags = flags,
 	};
-	return io_uring_register_buf_ring(&u->ring, (struct io_uring_buf_reg *)&reg, 0);
+	int rc = io_uring_register_buf_ring(&u->ring, (struct io_uring_buf_reg *)&reg, 0);
+	group->registered = rc == 0;
+	return rc;
+}
+
+/* Maps the memory of a registered group's buffers and offers them all. */
+static int fill_group(vq__uring_group *group, uint32_t count, uint32_t size_bytes)
+{
+	group->buffers_bytes = (size_t)count * size_bytes;
+	group->buffers = vq__map_pages(group->buffers_bytes);
+	if (group->buffers == NULL)
+		return -ENOMEM;
+	struct io_uring_buf_ring *ring = group->ring;
+	io_uring_buf_ring_init(ring);
+	for (uint32_t i = 0; i < count; i++)
+		io_uring_buf_ring_add(ring, (char *)group->buffers + (size_t)i * size_bytes,
+				      size_bytes, (unsigned short)i, (int)count - 1, (int)i);
+	io_uring_buf_ring_advance(ring, (int)count);
+	return 0;
+}
+
+static void unregister_group(vq__uring *u, vq__uring_group *group)
+{
+	if (group->registered)
+		(void)io_uring_unregister_buf_ring(&u->ring, group->id);
+}
+
+static void unmap_group(vq__uring_group *group)
+{
+	if (group->buffers != NULL)
+		munmap(group->buffers, group->buffers_bytes);
+	if (group->ring != NULL)
+		munmap(group->ring, group->ring_bytes);
 }
 
 static int setup_buffers(vq__uring *u, const vq_driver_config *config, vq_driver_report *report)
@@ -273,42 +311,42 @@ static int setup_buffers(vq__uring *u, const vq_driver_config *config, vq_driver
 	uint32_t size_bytes = config->buffer_size_bytes;
 	int rc = -EINVAL;
 
+	u->buffers.id = VQ__BUF_GROUP;
+	u->packets.id = VQ__PACKET_GROUP;
 	/* There is no other way to receive: nothing to step down to. */
 	if ((config->deny & VQ_CAP_BUFFER_RING) != 0)
 		return -ENOSYS;
 	if ((config->deny & VQ_CAP_BUFFER_INCREMENTAL) == 0)
-		rc = register_buf_ring(u, count, VQ__PBUF_RING_INC);
+		rc = register_group(u, &u->buffers, count, VQ__PBUF_RING_INC);
 	if (rc == 0) {
 		report->caps |= VQ_CAP_BUFFER_INCREMENTAL;
 	} else {
 		count = config->whole_count;
 		size_bytes = config->whole_size_bytes;
-		rc = register_buf_ring(u, count, 0);
+		rc = register_group(u, &u->buffers, count, 0);
 	}
+	if (rc == 0)
+		rc = fill_group(&u->buffers, count, size_bytes);
 	if (rc != 0)
 		return rc;
-	u->buf_ring_registered = true;
 	report->caps |= VQ_CAP_BUFFER_RING;
 	report->buffer_count = count;
 	report->buffer_size_bytes = size_bytes;
-
-	u->buffers_bytes = (size_t)count * size_bytes;
-	u->buffers = vq__map_pages(u->buffers_bytes);
-	if (u->buffers == NULL)
-		return -ENOMEM;
-	struct io_uring_buf_ring *ring = u->buf_ring;
-	io_uring_buf_ring_init(ring);
-	for (uint32_t i = 0; i < count; i++)
-		io_uring_buf_ring_add(ring, (char *)u->buffers + (size_t)i * size_bytes, size_bytes,
-				      (unsigned short)i, (int)count - 1, (int)i);
-	io_uring_buf_ring_advance(ring, (int)count);
-	return 0;
+	if (config->packet_count == 0)
+		return 0;
+	rc = register_group(u, &u->packets, config->packet_count, 0);
+	if (rc == 0)
+		rc = fill_group(&u->packets, config->packet_count, config->packet_size_bytes);
+	report->packet_count = config->packet_count;
+	report->packet_size_bytes = config->packet_size_bytes;
+	return rc;
 }
 
 static void fill_view(vq__uring *u, const vq_driver_report *report)
 {
 	vq_driver_view *view = &u->base.view;
-	vq_buf *buf_ring = u->buf_ring;
+	vq_buf *buf_ring = u->buffers.ring;
+	vq_buf *packet_ring = u->packets.ring;
 
 	/* The kernel's index array stays the identity for ever: entry i is submission i. */
 	for (uint32_t i = 0; i < report->sq_entries; i++)
@@ -321,7 +359,7 @@ static void fill_view(vq__uring *u, const vq_driver_report *report)
 	view->cq_tail = u->ring.cq.ktail;
 	view->buf_ring = buf_ring;
 	view->buf_tail = &buf_ring[0].tail;
-	view->buf_base = u->buffers;
+	view->buf_base = u->buffers.buffers;
 	view->timespec = &u->timespec;
 	view->doorbell = &u->doorbell;
 	view->sq_entries = report->sq_entries;
@@ -329,6 +367,14 @@ static void fill_view(vq__uring *u, const vq_driver_report *report)
 	view->buffer_count = report->buffer_count;
 	view->buffer_size_bytes = report->buffer_size_bytes;
 	view->buf_group = VQ__BUF_GROUP;
+	if (packet_ring == NULL)
+		return;
+	view->packet_ring = packet_ring;
+	view->packet_tail = &packet_ring[0].tail;
+	view->packet_base = u->packets.buffers;
+	view->packet_count = report->packet_count;
+	view->packet_size_bytes = report->packet_size_bytes;
+	view->packet_group = VQ__PACKET_GROUP;
 }
 
 static void uring_destroy(vq_driver *driver)
@@ -347,16 +393,14 @@ static void uring_destroy(vq_driver *driver)
 		(void)io_uring_register_sync_cancel(&u->ring, &cancel);
 		(void)vq__uring_enter_syscall((unsigned int)u->ring.ring_fd, 0, 0,
 					      IORING_ENTER_GETEVENTS);
-		if (u->buf_ring_registered)
-			(void)io_uring_unregister_buf_ring(&u->ring, VQ__BUF_GROUP);
+		unregister_group(u, &u->buffers);
+		unregister_group(u, &u->packets);
 		io_uring_queue_exit(&u->ring);
 	}
 	if (u->doorbell_ready)
 		vq_doorbell_deinit(&u->doorbell);
-	if (u->buffers != NULL)
-		munmap(u->buffers, u->buffers_bytes);
-	if (u->buf_ring != NULL)
-		munmap(u->buf_ring, u->buf_ring_bytes);
+	unmap_group(&u->buffers);
+	unmap_group(&u->packets);
 	free(u);
 }
 

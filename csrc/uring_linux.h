@@ -11,18 +11,25 @@
 typedef int vq__uring_enter_fn(unsigned int fd, unsigned int to_submit, unsigned int min_complete,
 			       unsigned int flags);
 
+/* A group of provided buffers: its ring, shared with the kernel, and their memory. */
+typedef struct vq__uring_group {
+	void *ring;
+	size_t ring_bytes;
+	void *buffers;
+	size_t buffers_bytes;
+	uint16_t id;
+	bool registered;
+} vq__uring_group;
+
 typedef struct vq__uring {
 	vq_driver base;
 	vq_doorbell doorbell;
 	vq_timespec timespec;
 	struct io_uring ring;
 	vq__uring_enter_fn *enter; /* the seam of tests/c/uring_fault_linux_test.c */
-	void *buf_ring;
-	size_t buf_ring_bytes;
-	void *buffers;
-	size_t buffers_bytes;
+	vq__uring_group buffers;
+	vq__uring_group packets;
 	bool ring_ready;
-	bool buf_ring_registered;
 	bool doorbell_ready;
 } vq__uring;
 

@@ -210,13 +210,13 @@ int vq__port_adopt(HANDLE port, uint16_t id, int fd, bool *skips)
 
 /* ---- sockets */
 
-int vq__socket_create(int family)
+int vq__socket_create(int family, int type)
 {
 	int rc = vq__winsock_start();
 
 	if (rc != 0)
 		return rc;
-	SOCKET s = WSASocketW(family, SOCK_STREAM, IPPROTO_TCP, NULL, 0,
+	SOCKET s = WSASocketW(family, type, 0, NULL, 0,
 			      WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT);
 	if (s == INVALID_SOCKET)
 		return vq__wsa_error();

@@ -69,10 +69,10 @@ static inline int vq__wsa_error(void)
 int vq__winsock_start(void);
 
 /*
- * Makes a TCP socket of AF_INET or AF_INET6 that no child inherits and that may be used with a
- * port. Returns it, or a negative VQ_E*. Any thread.
+ * Makes a socket of AF_INET or AF_INET6 and SOCK_STREAM or SOCK_DGRAM that no child inherits and
+ * that may be used with a port. Returns it, or a negative VQ_E*. Any thread.
  */
-int vq__socket_create(int family);
+int vq__socket_create(int family, int type);
 
 /*
  * closesocket. With `blocking` it may wait as long as SO_LINGER says; without, a socket that would

@@ -43,6 +43,8 @@ const (
 	_ = uint(C.sizeof_vq_driver_attempt - unsafe.Sizeof(Attempt{}))
 	_ = uint(unsafe.Sizeof(Msghdr{}) - C.sizeof_vq_msghdr)
 	_ = uint(C.sizeof_vq_msghdr - unsafe.Sizeof(Msghdr{}))
+	_ = uint(unsafe.Sizeof(RecvMsgOut{}) - C.sizeof_vq_recvmsg_out)
+	_ = uint(C.sizeof_vq_recvmsg_out - unsafe.Sizeof(RecvMsgOut{}))
 	_ = uint(unsafe.Sizeof(Addr{}) - C.sizeof_vq_addr)
 	_ = uint(C.sizeof_vq_addr - unsafe.Sizeof(Addr{}))
 	_ = uint(unsafe.Sizeof(SocketConfig{}) - C.sizeof_vq_socket_config)
@@ -53,8 +55,10 @@ const (
 	_ = uint(CQEBufMore - C.VQ_CQE_BUF_MORE)
 	_ = uint(C.VQ_CAP_RESTRICTED - CapRestricted)
 	_ = uint(CapRestricted - C.VQ_CAP_RESTRICTED)
-	_ = uint(C.VQ_OPT_ERROR - OptError)
-	_ = uint(OptError - C.VQ_OPT_ERROR)
+	_ = uint(C.VQ_OPT_DONT_FRAGMENT - OptDontFragment)
+	_ = uint(OptDontFragment - C.VQ_OPT_DONT_FRAGMENT)
+	_ = uint(C.VQ_SOCKET_SHARED - SocketShared)
+	_ = uint(SocketShared - C.VQ_SOCKET_SHARED)
 )
 
 // checkLayout holds what the compiler can't: that the C library linked in is the one whose headers
@@ -92,6 +96,14 @@ func CreateDriver(config Config) (*Driver, Report, error) {
 		Timespec:  (*Timespec)(unsafe.Pointer(view.timespec)),
 		Doorbell:  (*Doorbell)(unsafe.Pointer(view.doorbell)),
 		Report:    report,
+		Packets: BufferGroup{
+			ring:      unsafe.Pointer(view.packet_ring),
+			base:      unsafe.Pointer(view.packet_base),
+			tail:      uint16(view.packet_count),
+			Count:     uint32(view.packet_count),
+			SizeBytes: uint32(view.packet_size_bytes),
+			ID:        uint16(view.packet_group),
+		},
 		Buffers: BufferGroup{
 			ring:        unsafe.Pointer(view.buf_ring),
 			tailWord:    (*uint32)(unsafe.Add(unsafe.Pointer(view.buf_ring), 12)),
@@ -102,6 +114,9 @@ func CreateDriver(config Config) (*Driver, Report, error) {
 			ID:          uint16(view.buf_group),
 			Incremental: report.Caps&CapBufferIncremental != 0,
 		},
+	}
+	if d.Packets.Count > 0 {
+		d.Packets.tailWord = (*uint32)(unsafe.Add(d.Packets.ring, 12))
 	}
 	return d, report, nil
 }
@@ -131,6 +146,27 @@ func OpenStream(family uint16, config *SocketConfig) (fd int32, call Call, err e
 		return -1, Call(failed), Errno(-rc)
 	}
 	return int32(rc), CallNone, nil
+}
+
+// OpenDatagram makes a datagram socket of family AFUnix, AF4 or AF6. The call names the step that failed.
+func OpenDatagram(family uint16, config *SocketConfig) (fd int32, call Call, err error) {
+	var failed C.int32_t
+	rc := C.vq_socket_datagram(C.uint16_t(family), (*C.vq_socket_config)(unsafe.Pointer(config)), &failed)
+	if rc < 0 {
+		return -1, Call(failed), Errno(-rc)
+	}
+	return int32(rc), CallNone, nil
+}
+
+// Connect is connect(2) of a datagram socket: it does not block.
+func Connect(fd int32, addr *Addr) error {
+	return result(C.vq_socket_connect(C.int(fd), (*C.vq_addr)(unsafe.Pointer(addr))))
+}
+
+// Group joins or leaves a multicast group on the interface of that index, 0 for the system's choice.
+func Group(fd int32, join bool, group *Addr, interfaceIndex uint32) error {
+	return result(C.vq_socket_group(C.int(fd), C.bool(join), (*C.vq_addr)(unsafe.Pointer(group)),
+		C.uint32_t(interfaceIndex)))
 }
 
 // Listen binds fd to addr (nil: it is bound), listens, and returns the address it got.

@@ -44,6 +44,15 @@ func Features() (found, known uint32) { return 0, 0 }
 // OpenStream fails.
 func OpenStream(uint16, *SocketConfig) (int32, Call, error) { return -1, CallSocket, ErrNoDriver }
 
+// OpenDatagram fails.
+func OpenDatagram(uint16, *SocketConfig) (int32, Call, error) { return -1, CallSocket, ErrNoDriver }
+
+// Connect fails.
+func Connect(int32, *Addr) error { return ErrNoDriver }
+
+// Group fails.
+func Group(int32, bool, *Addr, uint32) error { return ErrNoDriver }
+
 // Listen fails.
 func Listen(int32, *Addr, int32) (Addr, Call, error) { return Addr{}, CallListen, ErrNoDriver }
 

@@ -73,7 +73,8 @@ type Config struct {
 	WholeCount      uint32
 	WholeSizeBytes  uint32
 	Restricted      uint32
-	_               uint32
+	PacketCount     uint32
+	PacketSizeBytes uint32
 }
 
 // Attempt is vq_driver_attempt: a driver that could not be created.
@@ -97,7 +98,8 @@ type Report struct {
 	BufferCount     uint32
 	BufferSizeBytes uint32
 	AttemptCount    uint32
-	_               uint32
+	PacketCount     uint32
+	PacketSizeBytes uint32
 	Attempts        [4]Attempt
 }
 
@@ -122,6 +124,7 @@ type Driver struct {
 	// Timespec is read by the enter that submits a TIMEOUT or TIMEOUT_UPDATE pointing at it.
 	Timespec *Timespec
 	Buffers  BufferGroup
+	Packets  BufferGroup // Count 0: the driver receives no datagrams
 	Doorbell *Doorbell
 	Report   Report
 

@@ -30,6 +30,8 @@ const (
 	AcceptMultishot = 1 << 0
 	TimeoutUpdate   = 1 << 1
 
+	MsgCtrunc   = 0x08
+	MsgTrunc    = 0x20
 	MsgDontWait = 0x40
 	MsgWaitAll  = 0x100
 	MsgNoSignal = 0x4000
@@ -109,6 +111,14 @@ type Msghdr struct {
 	ControlLen uint64
 	Flags      int32
 	_          uint32
+}
+
+// RecvMsgOut is vq_recvmsg_out: what the buffer of a received datagram begins with.
+type RecvMsgOut struct {
+	NameLen    uint32
+	ControlLen uint32
+	PayloadLen uint32
+	Flags      uint32
 }
 
 // Timespec is vq_timespec.

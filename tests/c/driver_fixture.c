@@ -10,9 +10,10 @@ enum {
 	(VQ_CAP_SINGLE_ISSUER | VQ_CAP_DEFER_TASKRUN | VQ_CAP_COOP_TASKRUN | VQ_CAP_TASKRUN_FLAG | \
 	 VQ_CAP_SUBMIT_ALL)
 
-#define SIZES(sq, cq, count, size, whole_n, whole_size)                  \
-	.sq_entries = (sq), .cq_entries = (cq), .buffer_count = (count), \
-	.buffer_size_bytes = (size), .whole_count = (whole_n), .whole_size_bytes = (whole_size)
+#define SIZES(sq, cq, count, size, whole_n, whole_size)                                          \
+	.sq_entries = (sq), .cq_entries = (cq), .buffer_count = (count),                         \
+	.buffer_size_bytes = (size), .whole_count = (whole_n), .whole_size_bytes = (whole_size), \
+	.packet_count = 8, .packet_size_bytes = 2048
 #define SMALL SIZES(64, 256, 16, 16384, 32, 4096)
 #define TINY  SIZES(8, 16, 4, 1024, 4, 1024)
 
@@ -74,6 +75,11 @@ void fx_begin(fx *f)
 		f->buffers[i].offered = true;
 	f->buf_tail = (uint16_t)f->view.buffer_count;
 	CHECK_EQ(*f->view.buf_tail, f->buf_tail);
+	f->packets = calloc(f->view.packet_count + 1, sizeof(*f->packets));
+	CHECK(f->packets != NULL);
+	for (uint32_t i = 0; i < f->view.packet_count; i++)
+		f->packets[i] = true;
+	f->packet_tail = (uint16_t)f->view.packet_count;
 }
 
 static void book_free(fx *f)
@@ -84,6 +90,7 @@ static void book_free(fx *f)
 	}
 	free(f->ops);
 	free(f->buffers);
+	free(f->packets);
 	peer_watchdog(0);
 }
 
@@ -95,6 +102,7 @@ void fx_end(fx *f)
 	CHECK_EQ(f->buffers_held, 0);
 	for (uint32_t i = 0; i < f->view.buffer_count; i++)
 		CHECK(f->buffers[i].offered);
+	CHECK_EQ(f->packets_held, 0);
 	fx_abandon(f);
 }
 
@@ -174,6 +182,21 @@ static void book_buffer(fx *f, fx_op *op, const vq_cqe *cqe)
 	}
 }
 
+static void book_packet(fx *f, fx_op *op, const vq_cqe *cqe)
+{
+	const uint32_t index = cqe->flags >> VQ_CQE_BUFFER_SHIFT;
+
+	CHECK(index < f->view.packet_count);
+	CHECK(f->packets[index]);
+	CHECK_EQ(cqe->flags & VQ_CQE_BUF_MORE, 0);
+	CHECK(cqe->res >= (int32_t)sizeof(vq_recvmsg_out));
+	CHECK((uint32_t)cqe->res <= f->view.packet_size_bytes);
+	op_append(op, f->view.packet_base + (size_t)index * f->view.packet_size_bytes,
+		  (size_t)cqe->res);
+	f->packets[index] = false;
+	f->packets_held++;
+}
+
 static void book_completion(fx *f, const vq_cqe *cqe)
 {
 	const uint32_t index = (uint32_t)cqe->user_data;
@@ -188,7 +211,9 @@ static void book_completion(fx *f, const vq_cqe *cqe)
 	op->terminal = (cqe->flags & VQ_CQE_MORE) == 0;
 	if (!op->terminal)
 		CHECK(op->more_allowed);
-	if ((cqe->flags & VQ_CQE_BUFFER) != 0)
+	if ((cqe->flags & VQ_CQE_BUFFER) != 0 && op->packets)
+		book_packet(f, op, cqe);
+	else if ((cqe->flags & VQ_CQE_BUFFER) != 0)
 		book_buffer(f, op, cqe);
 	else
 		CHECK_EQ(cqe->flags & VQ_CQE_BUF_MORE, 0);
@@ -216,6 +241,28 @@ uint32_t fx_collect(fx *f)
 	return count;
 }
 
+static void return_packets(fx *f)
+{
+	const vq_driver_view *view = &f->view;
+
+	if (f->packets_held == 0)
+		return;
+	for (uint32_t i = 0; i < view->packet_count && f->packets_held > 0; i++) {
+		if (f->packets[i])
+			continue;
+		vq_buf *entry = &view->packet_ring[f->packet_tail & (view->packet_count - 1)];
+		entry->addr = (uint64_t)(uintptr_t)view->packet_base +
+			      (uint64_t)i * view->packet_size_bytes;
+		entry->len = view->packet_size_bytes;
+		entry->index = (uint16_t)i;
+		f->packets[i] = true;
+		f->packets_held--;
+		f->packet_tail++;
+	}
+	/* release: pairs with the driver's acquire of the tail, as the other group's */
+	__atomic_store_n(view->packet_tail, f->packet_tail, __ATOMIC_RELEASE);
+}
+
 void fx_return_buffers(fx *f)
 {
 	const vq_driver_view *view = &f->view;
@@ -234,6 +281,7 @@ void fx_return_buffers(fx *f)
 	}
 	/* release: pairs with the driver's acquire of the tail; the entries are written */
 	__atomic_store_n(view->buf_tail, f->buf_tail, __ATOMIC_RELEASE);
+	return_packets(f);
 }
 
 void fx_turn(fx *f, uint32_t wait_count)

@@ -45,6 +45,27 @@ int peer_bind(vq_addr *bound)
 	return fd;
 }
 
+int peer_datagram(vq_addr *bound)
+{
+	const vq_socket_config config = { 0 };
+	vq_addr addr = loopback();
+	int32_t call = 0;
+	int fd = vq_socket_datagram(VQ_AF_INET, &config, &call);
+	CHECK(fd >= 0);
+	CHECK_EQ(vq_socket_bind(fd, &addr), 0);
+	CHECK_EQ(vq_socket_local(fd, bound), 0);
+	return fd;
+}
+
+void peer_send_to(int fd, const vq_addr *to, const void *data, size_t len_bytes)
+{
+	uint64_t room[VQ_ADDR_BYTES_MAX / sizeof(uint64_t)];
+	int len = vq_addr_encode(to, room);
+	CHECK(len > 0);
+	CHECK_EQ(sendto(fd, data, len_bytes, 0, (const struct sockaddr *)room, (socklen_t)len),
+		 len_bytes);
+}
+
 int peer_connect(const vq_addr *to)
 {
 	uint64_t room[VQ_ADDR_BYTES_MAX / sizeof(uint64_t)];
