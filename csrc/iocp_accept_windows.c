@@ -126,8 +126,8 @@ static int slot_begin(vq__iocp *d, vq__iocp_slot *slot, bool skips)
 		return rc;
 	}
 	slot->ov = (OVERLAPPED){ 0 };
-	if (d->accept_ex(vq__socket(op->sqe.fd), vq__socket(slot->fd), slot->addresses, 0, room,
-			 room, &bytes, &slot->ov)) {
+	if (op->accept.accept_ex(vq__socket(op->sqe.fd), vq__socket(slot->fd), slot->addresses, 0,
+				 room, room, &bytes, &slot->ov)) {
 		if (skips)
 			return 1;
 	} else if (WSAGetLastError() != WSA_IO_PENDING) {
@@ -184,7 +184,7 @@ void vq__iocp_accept_run(vq__iocp *d, vq__iocp_op *op)
 	uint32_t next = VQ__IOCP_NONE;
 
 	if (op->error == 0 && !op->cancelled)
-		op->error = vq__port_adopt(d->port, d->port_id, op->sqe.fd, &skips);
+		op->error = vq__iocp_adopt(d, op, &skips);
 	for (uint32_t i = op->accept.slots; i != VQ__IOCP_NONE; i = next) {
 		vq__iocp_slot *slot = &d->slots[i];
 		next = slot->next;
@@ -231,6 +231,13 @@ void vq__iocp_accept_start(vq__iocp *d, vq__iocp_op *op)
 		return;
 	}
 	op->accept.family = bound.ss_family;
+	op->accept.accept_ex = d->accept_ex;
+	/* Other families have providers of their own. */
+	if (bound.ss_family != AF_INET && bound.ss_family != AF_INET6 &&
+	    vq__iocp_function(op->sqe.fd, (GUID)WSAID_ACCEPTEX, &op->accept.accept_ex) != 0) {
+		vq__iocp_finish(d, op, vq__wsa_error(), 0);
+		return;
+	}
 	remember(d, op);
 	for (uint32_t i = 0; i < wanted && slot_take(d, op) != NULL; i++)
 		continue;
@@ -282,6 +289,18 @@ static int bind_any(int fd, int family)
 	return rc == 0 || WSAGetLastError() == WSAEINVAL ? 0 : vq__wsa_error();
 }
 
+/*
+ * ConnectEx is for TCP. Datagram sockets have nobody to wait for; nor have unix sockets, whose peer
+ * is there or refuses.
+ */
+static int connect_now(const vq__iocp_op *op)
+{
+	return connect(vq__socket(op->sqe.fd), (const struct sockaddr *)(uintptr_t)op->sqe.addr,
+		       (int)op->sqe.off) == 0
+		       ? 0
+		       : vq__wsa_error();
+}
+
 static void connected(vq__iocp *d, vq__iocp_op *op)
 {
 	int rc = setsockopt(vq__socket(op->sqe.fd), SOL_SOCKET, SO_UPDATE_CONNECT_CONTEXT, NULL, 0);
@@ -294,11 +313,13 @@ void vq__iocp_connect_start(vq__iocp *d, vq__iocp_op *op)
 	const struct sockaddr *to = (const struct sockaddr *)(uintptr_t)op->sqe.addr;
 	bool skips = true;
 	DWORD bytes = 0;
-	int rc = bind_any(op->sqe.fd, to->sa_family);
+	int rc = to->sa_family == AF_UNIX ? connect_now(op) : bind_any(op->sqe.fd, to->sa_family);
 
 	if (rc == 0)
-		rc = vq__port_adopt(d->port, d->port_id, op->sqe.fd, &skips);
-	if (rc != 0) {
+		rc = vq__iocp_adopt(d, op, &skips);
+	if (rc == 0 && op->datagram)
+		rc = connect_now(op);
+	if (rc != 0 || op->datagram || to->sa_family == AF_UNIX) {
 		vq__iocp_finish(d, op, rc, 0);
 		return;
 	}

@@ -139,6 +139,8 @@ void vq__iocp_continue(vq__iocp *d, vq__iocp_op *op)
 {
 	if (op->sqe.opcode == VQ_OP_ACCEPT)
 		vq__iocp_accept_run(d, op);
+	else if (vq__iocp_takes_packets(op))
+		vq__iocp_packets_run(d, op);
 	else
 		vq__iocp_recv_run(d, op);
 }
@@ -152,7 +154,10 @@ void vq__iocp_packet(vq__iocp *d, vq__iocp_op *op, int32_t error, uint32_t bytes
 		break;
 	case VQ_OP_SEND:
 	case VQ_OP_SENDMSG:
-		vq__iocp_send_packet(d, op, error, bytes);
+		if (op->datagram)
+			vq__iocp_datagram_sent(d, op, error, bytes);
+		else
+			vq__iocp_send_packet(d, op, error, bytes);
 		break;
 	case VQ_OP_CONNECT:
 		vq__iocp_connect_packet(d, op, error);

@@ -5,6 +5,9 @@
 
 #include <string.h>
 
+/* What a joined datagram has at most, its UDP header not counted. */
+#define COALESCED_BYTES_MAX (UINT16_MAX - 8)
+
 static int fail(int32_t *failed_call, int32_t call)
 {
 	*failed_call = call;
@@ -104,11 +107,13 @@ static int apply_config(int fd, uint16_t family, const vq_socket_config *config)
 static int open_socket(uint16_t family, int type, const vq_socket_config *config,
 		       int32_t *failed_call)
 {
-	/* No unix sockets: package net's are of the same domain, and the driver has no ops for
-	 * them. */
-	int fd = family == VQ_AF_UNIX
-			 ? -VQ_EAFNOSUPPORT
-			 : vq__socket_create(family == VQ_AF_INET6 ? AF_INET6 : AF_INET, type);
+	/* Unix sockets came with Windows 10 1803: before, and under Wine, the system refuses them.
+	 */
+	const int domain = family == VQ_AF_INET    ? AF_INET
+			   : family == VQ_AF_INET6 ? AF_INET6
+			   : family == VQ_AF_UNIX  ? AF_UNIX
+						   : -1;
+	int fd = domain >= 0 ? vq__socket_create(domain, type) : -VQ_EINVAL;
 
 	if (fd < 0) {
 		*failed_call = VQ_CALL_SOCKET;
@@ -128,9 +133,31 @@ int vq_socket_stream(uint16_t family, const vq_socket_config *config, int32_t *f
 	return open_socket(family, SOCK_STREAM, config, failed_call);
 }
 
+/*
+ * Whether an answer that a port is unreachable fails the next receive. Not every version can turn
+ * it off, and nothing more can be done about it.
+ */
+static void hear_unreachable(int fd, BOOL on)
+{
+	DWORD returned = 0;
+
+	(void)WSAIoctl(vq__socket(fd), SIO_UDP_CONNRESET, &on, sizeof(on), NULL, 0, &returned, NULL,
+		       NULL);
+}
+
 int vq_socket_datagram(uint16_t family, const vq_socket_config *config, int32_t *failed_call)
 {
-	return open_socket(family, SOCK_DGRAM, config, failed_call);
+	int fd = open_socket(family, SOCK_DGRAM, config, failed_call);
+	BOOL on = FALSE;
+	DWORD returned = 0;
+
+	if (fd < 0)
+		return fd;
+	/* As elsewhere: only one whose datagrams all go to one peer hears what became of them. */
+	hear_unreachable(fd, FALSE);
+	(void)WSAIoctl(vq__socket(fd), VQ__SIO_UDP_NETRESET, &on, sizeof(on), NULL, 0, &returned,
+		       NULL, NULL);
+	return fd;
 }
 
 int vq_socket_connect(int fd, const vq_addr *addr)
@@ -140,7 +167,10 @@ int vq_socket_connect(int fd, const vq_addr *addr)
 
 	if (len < 0)
 		return len;
-	return connect(vq__socket(fd), &sa.any, len) == 0 ? 0 : vq__wsa_error();
+	if (connect(vq__socket(fd), &sa.any, len) != 0)
+		return vq__wsa_error();
+	hear_unreachable(fd, TRUE);
+	return 0;
 }
 
 int vq_socket_bind(int fd, const vq_addr *addr)
@@ -210,6 +240,8 @@ static bool int_option(int32_t option, int *level, int *name)
 		{ VQ_OPT_V6ONLY, IPPROTO_IPV6, IPV6_V6ONLY },
 		{ VQ_OPT_ERROR, SOL_SOCKET, SO_ERROR },
 		{ VQ_OPT_BROADCAST, SOL_SOCKET, SO_BROADCAST },
+		{ VQ_OPT_UDP_SEGMENT, IPPROTO_UDP, VQ__UDP_SEND_MSG_SIZE },
+		{ VQ_OPT_UDP_GRO, IPPROTO_UDP, VQ__UDP_RECV_MAX_COALESCED_SIZE },
 	};
 	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
 		if (table[i].option == option) {
@@ -226,15 +258,20 @@ typedef struct ip_option {
 	int32_t option;
 	int v4;
 	int v6;
+	bool both; /* an IPv6 socket has IPv4's too, for mapped addresses */
 } ip_option;
 
 static const ip_option *find_ip_option(int32_t option)
 {
 	static const ip_option table[] = {
-		{ VQ_OPT_TTL, IP_TTL, IPV6_UNICAST_HOPS },
-		{ VQ_OPT_PACKET_INFO, IP_PKTINFO, IPV6_PKTINFO },
-		{ VQ_OPT_MULTICAST_LOOP, IP_MULTICAST_LOOP, IPV6_MULTICAST_LOOP },
-		{ VQ_OPT_MULTICAST_TTL, IP_MULTICAST_TTL, IPV6_MULTICAST_HOPS },
+		{ VQ_OPT_TTL, IP_TTL, IPV6_UNICAST_HOPS, false },
+		{ VQ_OPT_PACKET_INFO, IP_PKTINFO, IPV6_PKTINFO, true },
+		{ VQ_OPT_RECEIVE_TOS, IP_RECVTOS, IPV6_RECVTCLASS, true },
+		{ VQ_OPT_TOS, IP_TOS, IPV6_TCLASS, true },
+		{ VQ_OPT_MULTICAST_LOOP, IP_MULTICAST_LOOP, IPV6_MULTICAST_LOOP, false },
+		{ VQ_OPT_MULTICAST_TTL, IP_MULTICAST_TTL, IPV6_MULTICAST_HOPS, false },
+		{ VQ_OPT_MULTICAST_INTERFACE, IP_MULTICAST_IF, IPV6_MULTICAST_IF, false },
+		{ VQ_OPT_DONT_FRAGMENT, IP_DONTFRAGMENT, IPV6_DONTFRAG, true },
 	};
 	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
 		if (table[i].option == option)
@@ -242,16 +279,41 @@ static const ip_option *find_ip_option(int32_t option)
 	return NULL;
 }
 
-static int ip_level(int fd, const ip_option *ip, int *level, int *name)
+static int is_v6(int fd, bool *v6)
 {
 	WSAPROTOCOL_INFOW info;
 	int len = sizeof(info);
 
 	if (getsockopt(vq__socket(fd), SOL_SOCKET, SO_PROTOCOL_INFOW, (char *)&info, &len) != 0)
 		return vq__wsa_error();
-	*level = info.iAddressFamily == AF_INET6 ? IPPROTO_IPV6 : IPPROTO_IP;
-	*name = info.iAddressFamily == AF_INET6 ? ip->v6 : ip->v4;
+	*v6 = info.iAddressFamily == AF_INET6;
 	return 0;
+}
+
+static int set_level(int fd, const ip_option *ip, bool v6, int value)
+{
+	const int level = v6 ? IPPROTO_IPV6 : IPPROTO_IP;
+
+	/* An address of 0.x.x.x stands for an interface's index. */
+	if (ip->option == VQ_OPT_MULTICAST_INTERFACE && !v6)
+		value = (int)htonl((u_long)value);
+	int rc = set_int(fd, level, v6 ? ip->v6 : ip->v4, value);
+	/* Older versions tell the two bits of ECN alone. */
+	if (rc != 0 && ip->option == VQ_OPT_RECEIVE_TOS)
+		rc = set_int(fd, level, v6 ? IPV6_ECN : IP_ECN, value);
+	return rc;
+}
+
+static int set_ip_option(int fd, const ip_option *ip, int value)
+{
+	bool v6 = false;
+	int rc = is_v6(fd, &v6);
+
+	if (rc == 0)
+		rc = set_level(fd, ip, v6, value);
+	if (rc == 0 && v6 && ip->both)
+		(void)set_level(fd, ip, false, value); /* no IPv4 here: none arrives */
+	return rc;
 }
 
 int vq_socket_set(int fd, int32_t option, int32_t value)
@@ -279,11 +341,11 @@ int vq_socket_set(int fd, int32_t option, int32_t value)
 	default:
 		break;
 	}
+	if (option == VQ_OPT_UDP_GRO)
+		value = value != 0 ? COALESCED_BYTES_MAX : 0;
 	const ip_option *ip = find_ip_option(option);
-	if (ip != NULL) {
-		int rc = ip_level(fd, ip, &level, &name);
-		return rc != 0 ? rc : set_int(fd, level, name, value);
-	}
+	if (ip != NULL)
+		return set_ip_option(fd, ip, value);
 	return int_option(option, &level, &name) ? set_int(fd, level, name, value) : -VQ_EINVAL;
 }
 
@@ -307,9 +369,12 @@ int vq_socket_get(int fd, int32_t option, int32_t *value)
 	}
 	const ip_option *ip = find_ip_option(option);
 	if (ip != NULL) {
-		int rc = ip_level(fd, ip, &level, &name);
+		bool v6 = false;
+		int rc = option == VQ_OPT_MULTICAST_INTERFACE ? -VQ_EINVAL : is_v6(fd, &v6);
 		if (rc != 0)
 			return rc;
+		level = v6 ? IPPROTO_IPV6 : IPPROTO_IP;
+		name = v6 ? ip->v6 : ip->v4;
 	} else if (!int_option(option, &level, &name)) {
 		return -VQ_EINVAL;
 	}
@@ -319,6 +384,8 @@ int vq_socket_get(int fd, int32_t option, int32_t *value)
 		return vq__wsa_error();
 	if (option == VQ_OPT_ERROR && *value != 0)
 		*value = -vq__error((DWORD)*value);
+	if (option == VQ_OPT_UDP_GRO)
+		*value = *value != 0;
 	return 0;
 }
 
