@@ -2,17 +2,12 @@
 #include "winsock_windows.h"
 
 #include "address.h"
+#include "socket_system.h"
 
 #include <string.h>
 
 /* What a joined datagram has at most, its UDP header not counted. */
 #define COALESCED_BYTES_MAX (UINT16_MAX - 8)
-
-static int fail(int32_t *failed_call, int32_t call)
-{
-	*failed_call = call;
-	return vq__wsa_error();
-}
 
 int vq_addr_encode(const vq_addr *addr, void *out)
 {
@@ -52,7 +47,7 @@ static int set_keepalive_time(int fd, int name, int32_t value_s)
 	return rc == -VQ_ENOPROTOOPT ? set_keepalive_times(fd, value_s, value_s) : rc;
 }
 
-static int apply_keepalive(int fd, const vq_socket_config *config)
+int vq__socket_keep_times(int fd, const vq_socket_config *config)
 {
 	int32_t idle_s = config->keep_idle_s;
 	int32_t interval_s = config->keep_interval_s;
@@ -68,69 +63,19 @@ static int apply_keepalive(int fd, const vq_socket_config *config)
 	return rc;
 }
 
-static int apply_config(int fd, uint16_t family, const vq_socket_config *config)
+/*
+ * What SO_REUSEADDR is for elsewhere Windows does anyway; its own lets another process take a port
+ * that is in use. A server wants the opposite.
+ */
+int vq__socket_share(int fd, uint32_t flags)
 {
-	const bool v6 = family == VQ_AF_INET6;
-	const struct {
-		bool wanted;
-		int32_t option;
-		int32_t value;
-	} settings[] = {
-		{ v6 && (config->flags & VQ_SOCKET_V6ONLY) != 0, VQ_OPT_V6ONLY, 1 },
-		{ v6 && (config->flags & VQ_SOCKET_DUALSTACK) != 0, VQ_OPT_V6ONLY, 0 },
-		{ (config->flags & VQ_SOCKET_REUSEPORT) != 0, VQ_OPT_REUSEPORT, 1 },
-		{ (config->flags & VQ_SOCKET_NODELAY) != 0, VQ_OPT_NODELAY, 1 },
-		{ (config->flags & VQ_SOCKET_BROADCAST) != 0, VQ_OPT_BROADCAST, 1 },
-		{ (config->flags & VQ_SOCKET_KEEPALIVE) != 0, VQ_OPT_KEEPALIVE, 1 },
-		{ config->keep_count > 0, VQ_OPT_KEEP_COUNT, config->keep_count },
-		{ config->receive_buffer_bytes > 0, VQ_OPT_RECEIVE_BUFFER_BYTES,
-		  config->receive_buffer_bytes },
-		{ config->send_buffer_bytes > 0, VQ_OPT_SEND_BUFFER_BYTES,
-		  config->send_buffer_bytes },
-	};
-	int rc = 0;
-
-	/*
-	 * What SO_REUSEADDR is for elsewhere Windows does anyway; its own lets another process take
-	 * a port that is in use. A server wants the opposite.
-	 */
-	if ((config->flags & VQ_SOCKET_SHARED) != 0)
-		rc = set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-	else if ((config->flags & VQ_SOCKET_REUSEADDR) != 0)
-		rc = set_int(fd, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, 1);
-	for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]) && rc == 0; i++)
-		if (settings[i].wanted)
-			rc = vq_socket_set(fd, settings[i].option, settings[i].value);
-	return rc == 0 ? apply_keepalive(fd, config) : rc;
-}
-
-static int open_socket(uint16_t family, int type, const vq_socket_config *config,
-		       int32_t *failed_call)
-{
-	/* Unix sockets came with Windows 10 1803: before, and under Wine, the system refuses them.
-	 */
-	const int domain = family == VQ_AF_INET    ? AF_INET
-			   : family == VQ_AF_INET6 ? AF_INET6
-			   : family == VQ_AF_UNIX  ? AF_UNIX
-						   : -1;
-	int fd = domain >= 0 ? vq__socket_create(domain, type) : -VQ_EINVAL;
-
-	if (fd < 0) {
-		*failed_call = VQ_CALL_SOCKET;
-		return fd;
-	}
-	int rc = apply_config(fd, family, config);
-	if (rc != 0) {
-		*failed_call = VQ_CALL_SETSOCKOPT;
-		(void)vq_socket_close(fd);
-		return rc;
-	}
-	return fd;
-}
-
-int vq_socket_stream(uint16_t family, const vq_socket_config *config, int32_t *failed_call)
-{
-	return open_socket(family, SOCK_STREAM, config, failed_call);
+	if ((flags & VQ_SOCKET_REUSEPORT) != 0)
+		return -VQ_EOPNOTSUPP;
+	if ((flags & VQ_SOCKET_SHARED) != 0)
+		return set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+	if ((flags & VQ_SOCKET_REUSEADDR) != 0)
+		return set_int(fd, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, 1);
+	return 0;
 }
 
 /*
@@ -145,18 +90,31 @@ static void hear_unreachable(int fd, BOOL on)
 		       NULL);
 }
 
-int vq_socket_datagram(uint16_t family, const vq_socket_config *config, int32_t *failed_call)
+/* As elsewhere: only one whose datagrams all go to one peer hears what became of them. */
+static void hear_nothing(int fd)
 {
-	int fd = open_socket(family, SOCK_DGRAM, config, failed_call);
 	BOOL on = FALSE;
 	DWORD returned = 0;
 
-	if (fd < 0)
-		return fd;
-	/* As elsewhere: only one whose datagrams all go to one peer hears what became of them. */
 	hear_unreachable(fd, FALSE);
 	(void)WSAIoctl(vq__socket(fd), VQ__SIO_UDP_NETRESET, &on, sizeof(on), NULL, 0, &returned,
 		       NULL, NULL);
+}
+
+int vq__socket_open(uint16_t family, bool datagram)
+{
+	/* Unix sockets came with Windows 10 1803: before, and under Wine, the system refuses them.
+	 */
+	const int domain = family == VQ_AF_INET    ? AF_INET
+			   : family == VQ_AF_INET6 ? AF_INET6
+			   : family == VQ_AF_UNIX  ? AF_UNIX
+						   : -1;
+
+	if (domain < 0)
+		return -VQ_EINVAL;
+	int fd = vq__socket_create(domain, datagram ? SOCK_DGRAM : SOCK_STREAM);
+	if (fd >= 0 && datagram)
+		hear_nothing(fd);
 	return fd;
 }
 
@@ -183,21 +141,9 @@ int vq_socket_bind(int fd, const vq_addr *addr)
 	return bind(vq__socket(fd), &sa.any, len) == 0 ? 0 : vq__wsa_error();
 }
 
-int vq_socket_listen(int fd, const vq_addr *addr, int32_t backlog, vq_addr *bound,
-		     int32_t *failed_call)
+int vq__socket_listen(int fd, int32_t backlog)
 {
-	int rc = addr != NULL ? vq_socket_bind(fd, addr) : 0;
-
-	if (rc != 0) {
-		*failed_call = VQ_CALL_BIND;
-		return rc;
-	}
-	if (listen(vq__socket(fd), backlog) != 0)
-		return fail(failed_call, VQ_CALL_LISTEN);
-	rc = vq_socket_local(fd, bound);
-	if (rc != 0)
-		*failed_call = VQ_CALL_GETSOCKNAME;
-	return rc;
+	return listen(vq__socket(fd), backlog) == 0 ? 0 : vq__wsa_error();
 }
 
 int vq_socket_local(int fd, vq_addr *addr)
