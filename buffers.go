@@ -1,6 +1,7 @@
 package veloq
 
-// Receive buffers: a worker's group of provided buffers, and leases on regions of them.
+// Receive buffers: a worker's two groups of provided buffers, one for bytes and one for datagrams, and
+// leases on regions of them.
 
 import (
 	"sync/atomic"
@@ -29,13 +30,22 @@ type bufferGroup struct {
 	free    uint32 // offered and not yet used up; worker only
 	// returned is a lock-free stack of buffers whose last lease was released elsewhere.
 	returned atomic.Pointer[buffer]
-	starved  []*Stream // whose receive found no buffer, until some are free again
-	offered  bool      // buffers were offered since the last publish
+	starved  []receiver // whose receive found no buffer, until some are free again
+	spill    func()
+	offered  bool // buffers were offered since the last publish
 }
 
-func (g *bufferGroup) init(w *worker) {
+// A receiver is what takes buffers of a group: a Stream or a Datagram.
+type receiver interface {
+	// unstarve lets it receive again.
+	unstarve()
+}
+
+// init takes the group of that ring; spill is what frees buffers that nobody released.
+func (g *bufferGroup) init(w *worker, ring *core.BufferGroup, spill func()) {
 	g.w = w
-	g.ring = &w.driver.Buffers
+	g.ring = ring
+	g.spill = spill
 	g.buffers = make([]buffer, g.ring.Count)
 	g.free = g.ring.Count
 	for i := range g.buffers {
@@ -89,7 +99,7 @@ func (g *bufferGroup) reclaim() {
 		return
 	}
 	if g.free == 0 {
-		g.w.spill()
+		g.spill()
 		if g.offered {
 			g.ring.Publish()
 			g.offered = false
@@ -100,9 +110,8 @@ func (g *bufferGroup) reclaim() {
 	}
 	starved := g.starved
 	g.starved = nil
-	for _, s := range starved {
-		s.starving = false
-		s.armRecv()
+	for _, r := range starved {
+		r.unstarve()
 	}
 }
 

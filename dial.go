@@ -16,8 +16,8 @@ import (
 type Dialer struct {
 	// Timeout bounds the whole Dial, resolution included; 0 leaves that to the system.
 	Timeout time.Duration
-	// LocalAddr is the address to dial from; nil lets the system choose.
-	LocalAddr *net.TCPAddr
+	// LocalAddr is the address to dial from, of the network's own type; nil lets the system choose.
+	LocalAddr net.Addr
 	// KeepAlive is the keep-alive period: 0 is 15 s, negative turns it off.
 	KeepAlive time.Duration
 }
@@ -80,11 +80,18 @@ func (d *Dialer) resolve(c *Context, network, address string, until time.Time) (
 
 // sameFamily keeps the addresses that LocalAddr can reach.
 func (d *Dialer) sameFamily(list []netip.AddrPort) ([]netip.AddrPort, error) {
-	if d.LocalAddr == nil || d.LocalAddr.IP == nil || d.LocalAddr.IP.IsUnspecified() {
+	if d.LocalAddr == nil {
+		return list, nil
+	}
+	local, ok := d.LocalAddr.(*net.TCPAddr)
+	if !ok {
+		return nil, mismatchedLocal(d.LocalAddr)
+	}
+	if local.IP == nil || local.IP.IsUnspecified() {
 		return list, nil
 	}
 	family := "tcp6"
-	if d.LocalAddr.IP.To4() != nil {
+	if local.IP.To4() != nil {
 		family = "tcp4"
 	}
 	list, err := suitable(family, "", list)
@@ -95,8 +102,7 @@ func (d *Dialer) sameFamily(list []netip.AddrPort) ([]netip.AddrPort, error) {
 }
 
 // bindAddr is the local address for a socket of that family: a wildcard is any family's.
-func (d *Dialer) bindAddr(family uint16) core.Addr {
-	local := d.LocalAddr.AddrPort()
+func bindAddr(local netip.AddrPort, family uint16) core.Addr {
 	ip := local.Addr().Unmap()
 	if !ip.IsValid() || ip.IsUnspecified() {
 		ip = netip.IPv6Unspecified()
@@ -107,28 +113,30 @@ func (d *Dialer) bindAddr(family uint16) core.Addr {
 	return coreAddr(netip.AddrPortFrom(ip, local.Port()), family)
 }
 
-// connect tries one address.
-func (d *Dialer) connect(t *task, network string, addr netip.AddrPort, until time.Time) (*Stream, error) {
-	w := t.ctx.w
-	asked := net.TCPAddrFromAddrPort(addr) // what errors name
-	ip := addr.Addr().Unmap()
+// reachable is the address that a dial of ip connects to, and its family: dialing the wildcard means
+// the local host.
+func reachable(network string, ip netip.Addr) (netip.Addr, uint16) {
+	ip = ip.Unmap()
 	if !ip.IsValid() || ip.IsUnspecified() {
-		// Dialing the wildcard means the local host.
-		if network == "tcp6" || (ip.IsValid() && ip.Is6()) {
+		if ipVersion(network) == 6 || (ip.IsValid() && ip.Is6()) {
 			ip = netip.IPv6Loopback()
 		} else {
 			ip = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 		}
 	}
-	addr = netip.AddrPortFrom(ip, addr.Port())
-	family := uint16(core.AF6)
 	if ip.Is4() {
-		family = core.AF4
+		return ip, core.AF4
 	}
-	var source net.Addr
-	if d.LocalAddr != nil {
-		source = d.LocalAddr
-	}
+	return ip, core.AF6
+}
+
+// connect tries one address.
+func (d *Dialer) connect(t *task, network string, addr netip.AddrPort, until time.Time) (*Stream, error) {
+	w := t.ctx.w
+	asked := net.TCPAddrFromAddrPort(addr) // what errors name
+	ip, family := reachable(network, addr.Addr())
+	addr = netip.AddrPortFrom(ip, addr.Port())
+	source := d.LocalAddr
 	fail := func(call string, err error) error {
 		return &net.OpError{
 			Op: "dial", Net: network, Source: source, Addr: asked,
@@ -141,8 +149,8 @@ func (d *Dialer) connect(t *task, network string, addr netip.AddrPort, until tim
 	if err != nil {
 		return nil, fail(call.String(), err)
 	}
-	if d.LocalAddr != nil {
-		from := d.bindAddr(family)
+	if local, ok := d.LocalAddr.(*net.TCPAddr); ok {
+		from := bindAddr(local.AddrPort(), family)
 		if err := core.Bind(fd, &from); err != nil {
 			_ = core.CloseSocket(fd)
 			return nil, fail("bind", err)

@@ -117,10 +117,11 @@ func keepAlive(sc *core.SocketConfig, period time.Duration) {
 	sc.KeepIdleS, sc.KeepIntervalS = secs, secs
 }
 
-// open makes a listening socket on addr; share lets later ones have the port too. Any goroutine.
-func (lc *ListenConfig) open(network string, addr netip.AddrPort, share bool) (int32, *net.TCPAddr, error) {
-	ip := addr.Addr().Unmap()
-	family, v6 := listenFamily(network, addr)
+// familyFor says of which family a socket for addr is made, and with which flags, and completes the
+// address.
+func (lc *ListenConfig) familyFor(network string, addr netip.AddrPort) (family uint16, v6 uint32, ip netip.Addr, err error) {
+	ip = addr.Addr().Unmap()
+	family, v6 = listenFamily(network, addr)
 	switch {
 	case family != core.AF6 || lc.DualStack == DualStackAuto:
 	case lc.DualStack == DualStackOn:
@@ -138,7 +139,16 @@ func (lc *ListenConfig) open(network string, addr netip.AddrPort, share bool) (i
 		ip = netip.IPv6Unspecified()
 	}
 	if family == core.AF4 && !ip.Is4() {
-		return -1, nil, &net.AddrError{Err: "no suitable address found", Addr: addr.String()}
+		return 0, 0, ip, &net.AddrError{Err: "no suitable address found", Addr: addr.String()}
+	}
+	return family, v6, ip, nil
+}
+
+// open makes a listening socket on addr; share lets later ones have the port too. Any goroutine.
+func (lc *ListenConfig) open(network string, addr netip.AddrPort, share bool) (int32, *net.TCPAddr, error) {
+	family, v6, ip, err := lc.familyFor(network, addr)
+	if err != nil {
+		return -1, nil, err
 	}
 	addr = netip.AddrPortFrom(ip, addr.Port())
 	sc := lc.socketConfig()
@@ -180,6 +190,11 @@ func resolveListen(ctx context.Context, network, address string) (netip.AddrPort
 	if err := checkNetwork(network); err != nil {
 		return netip.AddrPort{}, opError("listen", network, nil, err)
 	}
+	return resolveIP(ctx, network, address)
+}
+
+// resolveIP is resolveListen for a network of IP that is known.
+func resolveIP(ctx context.Context, network, address string) (netip.AddrPort, error) {
 	if address == "" {
 		return netip.AddrPort{}, nil
 	}
@@ -199,14 +214,17 @@ func resolveListen(ctx context.Context, network, address string) (netip.AddrPort
 
 // listenError is what a failed listen on addr returns.
 func listenError(network string, addr netip.AddrPort, err error) error {
-	var at net.Addr
+	var at *net.TCPAddr
 	switch ip := addr.Addr(); {
 	case !ip.IsValid():
 		at = &net.TCPAddr{Port: int(addr.Port())}
-	case ip == netip.IPv6Unspecified() && network == "tcp":
+	case ip == netip.IPv6Unspecified() && ipVersion(network) == 0:
 		at = &net.TCPAddr{IP: net.IPv4zero, Port: int(addr.Port())} // as package net has it
 	default:
 		at = net.TCPAddrFromAddrPort(addr)
+	}
+	if network[0] == 'u' {
+		return opError("listen", network, (*net.UDPAddr)(at), err)
 	}
 	return opError("listen", network, at, err)
 }
@@ -419,5 +437,11 @@ func (l *Listener) release() {
 
 // abort implements operand.
 func (l *Listener) abort() { l.close() }
+
+// inUse implements holder: an accept needs no memory.
+func (l *Listener) inUse() bool { return false }
+
+// discard implements holder.
+func (l *Listener) discard() { _ = core.CloseSocket(l.fd) }
 
 func (l *Listener) opError(err error) error { return opError("accept", l.network, l.addr, err) }

@@ -109,6 +109,20 @@ func coreAddr(a netip.AddrPort, family uint16) core.Addr {
 	return out
 }
 
+// unixAddr makes a unix path's form for the C core, '@' for the zero byte of an abstract name. The
+// error for one that is too long is the system's.
+func unixAddr(path string) (core.Addr, error) {
+	out := core.Addr{Family: core.AFUnix, PathLen: uint32(len(path))}
+	if len(path) > core.UnixPathMax || (len(path) == core.UnixPathMax && path[0] != '@') {
+		return out, core.Errno(core.ErrnoINVAL).Sys()
+	}
+	copy(out.Path[:], path)
+	if path != "" && path[0] == '@' {
+		out.Path[0] = 0
+	}
+	return out, nil
+}
+
 // checkNetwork accepts the stream networks of the worker doors.
 func checkNetwork(network string) error {
 	if slices.Contains(networkNames[:], network) {
@@ -127,6 +141,17 @@ func networkOf(name string) networkID {
 }
 
 func (n networkID) String() string { return networkNames[n] }
+
+// ipVersion is the version of IP that a network of TCP or UDP is restricted to, 0 for none.
+func ipVersion(network string) int {
+	switch network[len(network)-1] {
+	case '4':
+		return 4
+	case '6':
+		return 6
+	}
+	return 0
+}
 
 // supportsIPv6 asks the system once.
 var supportsIPv6 = sync.OnceValue(func() bool {
@@ -175,8 +200,7 @@ func lookup(ctx context.Context, network, address string) ([]netip.AddrPort, err
 	if host == "" {
 		return []netip.AddrPort{netip.AddrPortFrom(netip.Addr{}, uint16(n))}, nil
 	}
-	family := map[string]string{"tcp": "ip", "tcp4": "ip4", "tcp6": "ip6"}[network]
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, family, host)
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip"+network[len("tcp"):], host)
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +225,7 @@ func suitable(network, address string, list []netip.AddrPort) ([]netip.AddrPort,
 	kept := list[:0]
 	for _, a := range list {
 		v4 := a.Addr().Is4() || a.Addr().Is4In6()
-		if !a.Addr().IsValid() || network == "tcp" || v4 == (network == "tcp4") {
+		if version := ipVersion(network); !a.Addr().IsValid() || version == 0 || v4 == (version == 4) {
 			kept = append(kept, a)
 		}
 	}
@@ -230,9 +254,9 @@ func listenFamily(network string, addr netip.AddrPort) (family uint16, flags uin
 	ip := addr.Addr().Unmap()
 	wildcard := !ip.IsValid() || ip.IsUnspecified()
 	switch {
-	case network == "tcp4":
+	case ipVersion(network) == 4:
 		return core.AF4, 0
-	case network == "tcp6":
+	case ipVersion(network) == 6:
 		return core.AF6, core.SocketV6Only
 	case wildcard && supportsIPv6():
 		return core.AF6, core.SocketDualStack // 0.0.0.0 too: only "tcp4" keeps it to IPv4

@@ -18,7 +18,11 @@ type workerStats struct {
 	accepted       uint64
 	acceptBackoffs uint64
 	edgesFull      uint64
-	lastBatch      int
+
+	packetsIn, packetsOut uint64
+	packetErrors          uint64
+	segmentRefusals       uint64
+	lastBatch             int
 }
 
 // WorkerStats are one worker's counters since its start, and what it holds now.
@@ -41,7 +45,15 @@ type WorkerStats struct {
 	AcceptBackoffs uint64 // pauses of an accept for want of descriptors or memory
 	EdgesFull      uint64 // messages that took the inbox, the mesh's edge being full
 
+	PacketsIn       uint64 // datagrams received; what GRO put together counts as one
+	PacketsOut      uint64 // sends of datagrams that the kernel took; a cut one counts as one
+	PacketErrors    uint64 // errors that datagram sockets had, of receives and of sends
+	SegmentRefusals uint64 // sends that the kernel refused to cut into datagrams
+
 	Tasks       int // live tasks
+	Datagrams   int // open datagram sockets
+	PacketsFree int // packet buffers in the group
+	Packets     int // packet buffers in all
 	Streams     int // open streams
 	Slots       int // streams and listeners that the driver may complete for
 	Timers      int // pending timers
@@ -76,7 +88,9 @@ func (w *worker) snapshot() WorkerStats {
 		Overflows: st.overflows, NoBuffers: st.noBuffers, Spills: st.spills,
 		WritesFull: st.writesFull, Accepted: st.accepted, AcceptBackoffs: st.acceptBackoffs,
 		EdgesFull: st.edgesFull,
-		Tasks:     w.tasks, Streams: w.streams, Slots: w.slots.used,
+		PacketsIn: st.packetsIn, PacketsOut: st.packetsOut, PacketErrors: st.packetErrors,
+		SegmentRefusals: st.segmentRefusals,
+		Tasks:           w.tasks, Streams: w.streams, Datagrams: w.sockets, Slots: w.slots.used,
 		Timers: w.timers.wheel.Pending(),
 	}
 	if !w.ended.Load() {
@@ -84,6 +98,8 @@ func (w *worker) snapshot() WorkerStats {
 		out.Submissions = w.driver.Staged
 		out.BuffersFree = int(w.buffers.free)
 		out.Buffers = int(w.buffers.ring.Count)
+		out.PacketsFree = int(w.packets.free)
+		out.Packets = int(w.packets.ring.Count)
 	}
 	return out
 }

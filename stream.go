@@ -139,6 +139,20 @@ func (s *Stream) abort() {
 	s.abandon()
 }
 
+// inUse implements holder.
+func (s *Stream) inUse() bool { return s.inFlight > 0 }
+
+// discard implements holder.
+func (s *Stream) discard() {
+	if s.fd >= 0 {
+		_ = core.CloseSocket(s.fd)
+	}
+	if s.send.out != nil {
+		s.send.out.drop()
+		s.send.out.free()
+	}
+}
+
 func (s *Stream) wakeAll() {
 	s.w.wake(s.recv.reader)
 	s.w.wake(s.send.writer)
@@ -162,18 +176,20 @@ func (w *worker) settleStreams() {
 	}
 }
 
-// streamList is streams that wait for one step of the turn. Those that are added while it is taken
+// turnList is objects that wait for one step of the turn. Those that are added while it is taken
 // wait for the next turn's.
-type streamList struct {
-	list, taken []*Stream
+type turnList[T any] struct {
+	list, taken []T
 }
 
-func (l *streamList) add(s *Stream) { l.list = append(l.list, s) }
+type streamList = turnList[*Stream]
 
-func (l *streamList) len() int { return len(l.list) }
+func (l *turnList[T]) add(s T) { l.list = append(l.list, s) }
+
+func (l *turnList[T]) len() int { return len(l.list) }
 
 // take empties the list. What it returns is valid until the next take.
-func (l *streamList) take() []*Stream {
+func (l *turnList[T]) take() []T {
 	clear(l.taken) // keeps no stream alive that has ended
 	l.list, l.taken = l.taken[:0], l.list
 	return l.taken

@@ -39,6 +39,12 @@ func (s *Stream) armRecv() {
 	s.inFlight++
 }
 
+// unstarve implements receiver.
+func (s *Stream) unstarve() {
+	s.starving = false
+	s.armRecv()
+}
+
 // stopRecv asks for the end of the receive. What arrives before it counts.
 func (s *Stream) stopRecv() {
 	if s.recvArmed && !s.recvCancel {

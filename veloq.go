@@ -90,6 +90,13 @@ type Config struct {
 	// by one connection after another; BufferCount is a power of two. On kernels before 6.12 a buffer
 	// holds what one receive got, and BufferSize/4 and BufferCount*4 are used.
 	BufferCount, BufferSize int
+	// PacketCount and PacketSize are each worker's buffers for datagrams, default 256 of 66 KiB, one a
+	// datagram, of which untouched pages take no memory; PacketCount is a power of two. PacketSize less
+	// 176 bytes is the longest datagram that is not cut off.
+	PacketCount, PacketSize int
+	// PacketQueue is how many datagrams may be unread on one socket before its receiving is paused, and
+	// the system's socket buffer fills and drops; default 128.
+	PacketQueue int
 	// ArenaSize is each of a worker's two areas for a turn's small sends in bytes, default 1 MiB.
 	ArenaSize int
 
@@ -120,6 +127,9 @@ func (c *Config) setDefaults() error {
 	set(&c.BufferCount, 128)
 	set(&c.BufferSize, 64<<10)
 	set(&c.ArenaSize, 1<<20)
+	set(&c.PacketCount, 256)
+	set(&c.PacketSize, 66<<10)
+	set(&c.PacketQueue, 128)
 	if c.WriteHigh > 0 {
 		c.WriteHigh = max(c.WriteHigh, inlineMax)
 	}
@@ -153,6 +163,12 @@ func (c *Config) check() error {
 		return configError("BufferCount must be a power of two, 2 to 8192, is %d", c.BufferCount)
 	case c.BufferSize < 1024 || c.BufferSize > 1<<20:
 		return configError("BufferSize must be 1 KiB to 1 MiB, is %d", c.BufferSize)
+	case !power(c.PacketCount, 2, 8192):
+		return configError("PacketCount must be a power of two, 2 to 8192, is %d", c.PacketCount)
+	case c.PacketSize < 1024 || c.PacketSize > 1<<20:
+		return configError("PacketSize must be 1 KiB to 1 MiB, is %d", c.PacketSize)
+	case c.PacketQueue < 1:
+		return configError("PacketQueue must be positive, is %d", c.PacketQueue)
 	case c.ArenaSize < inlineMax || c.ArenaSize > 1<<30:
 		return configError("ArenaSize must be 16 KiB to 1 GiB, is %d", c.ArenaSize)
 	}
@@ -202,6 +218,8 @@ func (c *Config) core() core.Config {
 		WholeCount:      uint32(c.BufferCount * 4),
 		WholeSizeBytes:  uint32(c.BufferSize / 4),
 		Restricted:      uint32(boolInt(c.Restrict)),
+		PacketCount:     uint32(c.PacketCount),
+		PacketSizeBytes: uint32(c.PacketSize),
 	}
 }
 
@@ -215,7 +233,7 @@ type Runtime struct {
 	done    sync.WaitGroup // workers that have not freed everything
 
 	mu      sync.Mutex
-	servers map[*Server]struct{}
+	servers map[served]struct{}
 	reports []core.Report
 	closed  chan struct{}
 	freed   bool
@@ -229,7 +247,7 @@ func New(config Config) (*Runtime, error) {
 	}
 	rt := &Runtime{
 		config:  config,
-		servers: map[*Server]struct{}{},
+		servers: map[served]struct{}{},
 		reports: make([]core.Report, config.Workers),
 		closed:  make(chan struct{}),
 	}
@@ -324,7 +342,7 @@ func (rt *Runtime) finish() {
 // Any goroutine, never a task. Blocks.
 func (rt *Runtime) Shutdown(ctx context.Context) error {
 	rt.mu.Lock()
-	servers := make([]*Server, 0, len(rt.servers))
+	servers := make([]served, 0, len(rt.servers))
 	for s := range rt.servers {
 		servers = append(servers, s)
 	}
@@ -363,7 +381,14 @@ func (rt *Runtime) idle() bool {
 	return true
 }
 
-func (rt *Runtime) addServer(s *Server) bool {
+// A served is a Server or a DatagramServer.
+type served interface {
+	Shutdown(ctx context.Context) error
+	// end is called when the runtime has ended.
+	end()
+}
+
+func (rt *Runtime) addServer(s served) bool {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	if rt.closing.Load() || rt.servers == nil {
@@ -373,7 +398,7 @@ func (rt *Runtime) addServer(s *Server) bool {
 	return true
 }
 
-func (rt *Runtime) removeServer(s *Server) {
+func (rt *Runtime) removeServer(s served) {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	delete(rt.servers, s)

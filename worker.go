@@ -49,14 +49,18 @@ type worker struct {
 	idle           []*coroutine
 	slots          slotTable
 	streams        int
+	sockets        int // of datagrams
 	completions    []core.CQE
 	buffers        bufferGroup
-	unread         []*Stream  // may have unread bytes
-	lending        []*Stream  // may have leases in their queues
-	holders        []*task    // wait in a WriteLease
-	resumed        []*Stream  // handlers that get what was kept
-	dirty          streamList // have something to send
-	settling       streamList // are shutting down or closing
+	packets        bufferGroup // for datagrams
+	unread         []*Stream   // may have unread bytes
+	lending        []*Stream   // may have leases in their queues
+	holders        []*task     // wait in a WriteLease
+	resumed        []*Stream   // handlers that get what was kept
+	dirty          streamList  // have something to send
+	settling       streamList  // are shutting down or closing
+	datagrams      datagrams
+	packetSends    []packetSend // quiet datagrams that are not confirmed
 	arena          *arena
 	sentArena      *arena
 	quiet          []*Stream // whose quiet sends are not confirmed
@@ -127,7 +131,8 @@ func (w *worker) setUp() error {
 			return &DriverError{Step: "arena", Err: err}
 		}
 	}
-	w.buffers.init(w)
+	w.buffers.init(w, &driver.Buffers, w.spill)
+	w.packets.init(w, &driver.Packets, w.spillPackets)
 	w.timers.init(w)
 	w.armWake()
 	return nil
@@ -149,9 +154,12 @@ func (w *worker) turn() {
 	w.timers.tick()
 	w.runTasks()
 	w.settleStreams()
+	w.settleDatagrams()
 	w.resumeHandlers()
 	w.buffers.reclaim()
+	w.packets.reclaim()
 	w.flush()
+	w.flushPackets()
 	w.timers.arm()
 	w.knockAll()
 	w.cross()
@@ -189,13 +197,15 @@ func (w *worker) cross() {
 // busy reports whether the worker itself has more to do at once.
 func (w *worker) busy() bool {
 	return w.runq.len > 0 || w.settling.len() > 0 || w.dirty.len() > 0 || len(w.resumed) > 0 ||
-		len(w.completions) > 0 || w.partial || w.buffers.offered || w.called()
+		len(w.completions) > 0 || w.partial || w.buffers.offered || w.packets.offered ||
+		w.datagrams.waiting() || w.called()
 }
 
 // called reports whether another thread has brought something: what is re-checked between saying
 // that the worker sleeps and sleeping.
 func (w *worker) called() bool {
-	return w.inbox.head.Load() != nil || w.buffers.returned.Load() != nil || w.meshWaiting()
+	return w.inbox.head.Load() != nil || w.buffers.returned.Load() != nil ||
+		w.packets.returned.Load() != nil || w.meshWaiting()
 }
 
 // spin submits what is staged and waits for work without sleeping, for Config.Spin at most. It
@@ -261,7 +271,7 @@ func (w *worker) stop() {
 // empty reports whether a stopping worker has nothing left but to submit what is staged.
 func (w *worker) empty() bool {
 	return w.stopping && w.tasks == 0 && w.slots.used == 0 && w.inbox.head.Load() == nil &&
-		!w.meshWaiting() && w.dirty.len() == 0
+		!w.meshWaiting() && w.dirty.len() == 0 && !w.datagrams.waiting()
 }
 
 // giveWay lets the worker go on ending where its task asks for more in spite of the end it was told:
@@ -287,7 +297,7 @@ func (w *worker) finished() bool {
 		return false
 	}
 	for i := range w.slots.slots {
-		if s, ok := w.slots.slots[i].owner.(*Stream); ok && s.inFlight > 0 {
+		if h, ok := w.slots.slots[i].owner.(holder); ok && h.inUse() {
 			return false
 		}
 	}
@@ -343,12 +353,9 @@ func (w *worker) tearDown() {
 		runtime.Gosched()
 	}
 	w.refuseLate()
-	for i := range w.buffers.buffers {
-		w.buffers.buffers[i].gen.Add(1) // leases that are left see that their bytes are gone
-	}
-	for i := range w.slots.slots {
-		if s, ok := w.slots.slots[i].owner.(*Stream); ok && s.fd >= 0 {
-			_ = core.CloseSocket(s.fd)
+	for _, g := range []*bufferGroup{&w.buffers, &w.packets} {
+		for i := range g.buffers {
+			g.buffers[i].gen.Add(1) // leases that are left see that their bytes are gone
 		}
 	}
 	w.driver.Destroy()
@@ -374,11 +381,11 @@ func (w *worker) refuseLate() {
 
 func (w *worker) freeMemory() {
 	for i := range w.slots.slots {
-		if s, ok := w.slots.slots[i].owner.(*Stream); ok && s.send.out != nil {
-			s.send.out.drop()
-			s.send.out.free()
+		if h, ok := w.slots.slots[i].owner.(holder); ok {
+			h.discard()
 		}
 	}
+	w.freeDatagrams()
 	for _, o := range w.outFree {
 		o.free()
 	}

@@ -10,12 +10,27 @@ const Available = false
 // ReusePort is for those who have sockets.
 const ReusePort = false
 
+// UnixSockets is for those who have sockets.
+const UnixSockets = false
+
+// Segments is for those who send.
+const Segments = false
+
+// Numbers that nothing is compared with.
+const (
+	systemAFUnix = 1
+	systemAF4    = 2
+	systemAF6    = 10
+)
+
 // Names for errors that don't occur.
 const (
 	NameRead    = "read"
 	NameWrite   = "write"
 	NameAccept  = "accept"
 	NameConnect = "connect"
+	NameRecv    = "recvmsg"
+	NameSend    = "sendmsg"
 )
 
 func sysError(Errno) error { return nil }

@@ -18,12 +18,27 @@ import (
 // Windows, whose SO_REUSEADDR gives a port to the last who asks for it.
 const ReusePort = false
 
-// What package net calls the system calls behind a stream in its errors.
+// UnixSockets reports whether streams and datagrams of unix sockets are to be had.
+const UnixSockets = false
+
+// Segments reports whether the driver has one send cut into several datagrams.
+const Segments = false
+
+// What package net calls the system calls behind a stream or datagram in its errors.
 const (
 	NameRead    = "wsarecv"
 	NameWrite   = "wsasend"
 	NameAccept  = "acceptex"
 	NameConnect = "connectex"
+	NameRecv    = "wsarecvmsg"
+	NameSend    = "wsasendmsg"
+)
+
+// Address families of ws2def.h.
+const (
+	systemAFUnix = 1
+	systemAF4    = 2
+	systemAF6    = 23
 )
 
 // A sysErrno is one of the system's errors that goes by two names. Package net's errors on Windows

@@ -55,12 +55,16 @@ const (
 const (
 	ErrnoNOENT       = 2
 	ErrnoINTR        = 4
+	ErrnoIO          = 5
 	ErrnoAGAIN       = 11
 	ErrnoNOMEM       = 12
+	ErrnoINVAL       = 22
 	ErrnoNFILE       = 23
 	ErrnoMFILE       = 24
 	ErrnoPIPE        = 32
 	ErrnoTIME        = 62
+	ErrnoMSGSIZE     = 90
+	ErrnoNOTSUP      = 95
 	ErrnoCONNABORTED = 103
 	ErrnoNOBUFS      = 105
 	ErrnoALREADY     = 114
