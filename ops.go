@@ -18,6 +18,7 @@ const (
 	opRecvPacket // of the packet group
 	opSendInline // small: done inside the enter that submits it, completes only when it fell short
 	opSend
+	opSendFile
 	opShutdown
 	opClose
 	opPacket // a quiet datagram; the slot is its place in worker.packetSends

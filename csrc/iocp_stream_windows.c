@@ -1,5 +1,5 @@
 /*
- * iocp_stream_windows.c: bytes: SEND, SENDMSG, RECV and RECVMSG.
+ * iocp_stream_windows.c: bytes: SEND, SENDMSG, SEND_FILE, RECV and RECVMSG.
  *
  * How a receive waits is in iocp_buffers_windows.c, and what is different about messages in
  * iocp_datagram_windows.c.
@@ -150,6 +150,63 @@ void vq__iocp_send_packet(vq__iocp *d, vq__iocp_op *op, int32_t error, uint32_t 
 		send_finish(d, op, error);
 	else
 		send_wait(d, op);
+}
+
+/* ---- files */
+
+static void file_finish(vq__iocp *d, vq__iocp_op *op, int32_t error, uint64_t bytes)
+{
+	op->fell_short = bytes < op->sqe.len;
+	vq__iocp_finish(d, op, bytes > 0 || error == 0 ? (int32_t)bytes : error, 0);
+}
+
+void vq__iocp_file_start(vq__iocp *d, vq__iocp_op *op)
+{
+	const vq_sqe *sqe = &op->sqe;
+	bool skips = true;
+	/* More in one call Windows refuses; and no bytes mean the whole file to it. */
+	int32_t rc =
+		sqe->len > 0 && sqe->len < INT32_MAX ? vq__iocp_adopt(d, op, &skips) : -VQ_EINVAL;
+
+	if (rc == 0 && op->datagram)
+		rc = -VQ_EOPNOTSUPP;
+	if (rc == 0) {
+		op->ov = (OVERLAPPED){ .Offset = (DWORD)sqe->off,
+				       .OffsetHigh = (DWORD)(sqe->off >> 32) };
+		bool done = d->transmit_file(vq__socket(sqe->fd), (HANDLE)(uintptr_t)sqe->addr,
+					     sqe->len, 0, &op->ov, NULL, 0);
+		if ((done && !skips) || (!done && WSAGetLastError() == WSA_IO_PENDING)) {
+			vq__iocp_expect(d, op);
+			return;
+		}
+		rc = done ? 0 : vq__wsa_error();
+	}
+	file_finish(d, op, rc, rc == 0 ? op->ov.InternalHigh : 0);
+}
+
+/*
+ * One that was cancelled: asks again in each enter, until it has ended. A request that comes
+ * between two of the pieces that the system sends may get lost.
+ */
+void vq__iocp_file_run(vq__iocp *d, vq__iocp_op *op)
+{
+	if (op->file.ended) {
+		file_finish(d, op, op->file.error, op->file.bytes);
+		return;
+	}
+	(void)CancelIoEx((HANDLE)vq__socket(op->sqe.fd), &op->ov);
+	vq__iocp_ready(d, op);
+}
+
+void vq__iocp_file_packet(vq__iocp *d, vq__iocp_op *op, int32_t error, uint32_t bytes)
+{
+	if (op->state != VQ__IOCP_READY) {
+		file_finish(d, op, error, bytes);
+		return;
+	}
+	op->file.error = error;
+	op->file.bytes = bytes;
+	op->file.ended = true;
 }
 
 /* ---- receiving */

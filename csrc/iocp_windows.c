@@ -201,6 +201,7 @@ static bool may_wait(const vq_sqe *sqe)
 		return (sqe->flags & VQ_SQE_MAY_BLOCK) != 0;
 	case VQ_OP_RECV:
 	case VQ_OP_RECVMSG:
+	case VQ_OP_SEND_FILE:
 	case VQ_OP_ACCEPT:
 	case VQ_OP_CONNECT:
 	case VQ_OP_TIMEOUT:
@@ -482,6 +483,8 @@ static int ask_stream(vq__iocp *d)
 	int rc = vq__iocp_function(fd, (GUID)WSAID_ACCEPTEX, &d->accept_ex);
 	if (rc == 0)
 		rc = vq__iocp_function(fd, (GUID)WSAID_CONNECTEX, &d->connect_ex);
+	if (rc == 0)
+		rc = vq__iocp_function(fd, (GUID)WSAID_TRANSMITFILE, &d->transmit_file);
 	d->fresh_known = vq__iocp_inherited(fd, d->fresh);
 	(void)vq__socket_close(fd, false);
 	return rc;
@@ -521,7 +524,7 @@ static int iocp_create(const vq_driver_config *config, vq_driver_report *report,
 {
 	const uint32_t caps = VQ_CAP_SINGLE_ISSUER | VQ_CAP_ACCEPT_MULTISHOT |
 			      VQ_CAP_RECV_MULTISHOT | VQ_CAP_BUFFER_RING |
-			      VQ_CAP_BUFFER_INCREMENTAL | VQ_CAP_SKIP_SUCCESS;
+			      VQ_CAP_BUFFER_INCREMENTAL | VQ_CAP_SKIP_SUCCESS | VQ_CAP_SEND_FILE;
 
 	report->caps = caps & ~config->deny;
 	report->failed_step = VQ_STEP_OPS;

@@ -89,6 +89,11 @@ struct vq__iocp_op {
 	int32_t error; /* what the wait ended with, told once the bytes before it are delivered */
 	union {
 		vq__iocp_span span;
+		struct {
+			int32_t error; /* of the packet that came while the op was to go on */
+			uint32_t bytes;
+			bool ended;
+		} file;
 		uint8_t control[VQ__IOCP_CONTROL_MAX]; /* datagram: until its packet has come */
 		struct {
 			LPFN_ACCEPTEX accept_ex;
@@ -128,6 +133,7 @@ typedef struct vq__iocp {
 	LPFN_CONNECTEX connect_ex;
 	LPFN_WSARECVMSG recv_msg;
 	LPFN_WSASENDMSG send_msg;
+	LPFN_TRANSMITFILE transmit_file;
 	int32_t fresh[VQ__IOCP_INHERITED]; /* what a new socket has */
 	uint32_t fresh_known;
 
@@ -273,6 +279,9 @@ void vq__iocp_recv_run(vq__iocp *d, vq__iocp_op *op);
 void vq__iocp_recv_packet(vq__iocp *d, vq__iocp_op *op, int32_t error);
 void vq__iocp_send_start(vq__iocp *d, vq__iocp_op *op);
 void vq__iocp_send_packet(vq__iocp *d, vq__iocp_op *op, int32_t error, uint32_t bytes);
+void vq__iocp_file_start(vq__iocp *d, vq__iocp_op *op);
+void vq__iocp_file_run(vq__iocp *d, vq__iocp_op *op);
+void vq__iocp_file_packet(vq__iocp *d, vq__iocp_op *op, int32_t error, uint32_t bytes);
 
 /* ---- iocp_accept_windows.c: how connections begin */
 

@@ -36,6 +36,7 @@ enum {
 	VQ_CAP_SEND_ZC = 1u << 11,
 	VQ_CAP_POLL_MULTISHOT = 1u << 12,
 	VQ_CAP_RESTRICTED = 1u << 13, /* the ring refuses all but the ops of op.h */
+	VQ_CAP_SEND_FILE = 1u << 14,
 };
 
 /* At which step a driver could not be created (vq_driver_report.failed_step). */

@@ -147,6 +147,15 @@ enum {
 	 * without MORE, or both: MORE alone says.
 	 */
 	VQ_OP_SEND_ZC = 47,
+
+	/*
+	 * Only with VQ_CAP_SEND_FILE: sends bytes of a file on a stream: addr is the system's
+	 * handle of the file, off where they begin, len how many, at most 2^31 - 2. The file stays
+	 * open until the terminal completion. res: bytes sent; fewer than asked only on cancel, at
+	 * the file's end, or on an error that the next send will report. No other send of the
+	 * socket may be in flight.
+	 */
+	VQ_OP_SEND_FILE = 200,
 };
 
 enum {

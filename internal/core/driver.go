@@ -29,6 +29,7 @@ const (
 	CapSendZC
 	CapPollMultishot
 	CapRestricted
+	CapSendFile
 )
 
 // CapNames names the bits of a driver's caps, lowest first.
@@ -36,6 +37,7 @@ var CapNames = [...]string{
 	"SINGLE_ISSUER", "DEFER_TASKRUN", "COOP_TASKRUN", "TASKRUN_FLAG", "SUBMIT_ALL",
 	"REGISTERED_RING", "ACCEPT_MULTISHOT", "RECV_MULTISHOT", "BUFFER_RING",
 	"BUFFER_INCREMENTAL", "SKIP_SUCCESS", "SEND_ZC", "POLL_MULTISHOT", "RESTRICTED",
+	"SEND_FILE",
 }
 
 // KnownCaps returns the caps that a driver of that kind may have.
@@ -46,9 +48,9 @@ func KnownCaps(kind uint32) uint32 {
 	}
 	if kind == DriverIOCP {
 		return CapSingleIssuer | CapAcceptMultishot | CapRecvMultishot | CapBufferRing |
-			CapBufferIncremental | CapSkipSuccess
+			CapBufferIncremental | CapSkipSuccess | CapSendFile
 	}
-	return 1<<len(CapNames) - 1
+	return 1<<len(CapNames) - 1 - CapSendFile
 }
 
 // Steps at which the creation of a driver fails: include/veloq/driver.h.
