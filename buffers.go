@@ -74,7 +74,9 @@ func (g *bufferGroup) take(index uint16, n int32, flags uint32) Lease {
 func (g *bufferGroup) recycle(b *buffer) {
 	b.gen.Add(1)
 	b.fill = 0
-	b.refs.Store(1)
+	if b.refs.Load() != 1 {
+		b.refs.Store(1)
+	}
 	g.ring.Offer(b.index)
 	g.offered = true
 	g.free++
@@ -188,12 +190,15 @@ func (l Lease) Release() {
 	if b == nil || b.gen.Load() != l.gen {
 		return
 	}
-	if b.refs.Add(-1) != 0 {
-		return
-	}
 	g := b.group
 	if g.w.here() {
-		g.recycle(b)
+		// The only hold needs no locked instruction: nobody else can add one.
+		if b.refs.Load() == 1 || b.refs.Add(-1) == 0 {
+			g.recycle(b)
+		}
+		return
+	}
+	if b.refs.Add(-1) != 0 {
 		return
 	}
 	for {

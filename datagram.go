@@ -93,7 +93,7 @@ func (w *worker) freeDatagrams() {
 var datagramNetworks = []string{"udp", "udp4", "udp6", "unixgram"}
 
 func checkDatagramNetwork(network string) error {
-	if slices.Contains(datagramNetworks, network) && (network != "unixgram" || core.UnixSockets) {
+	if slices.Contains(datagramNetworks, network) && (network != "unixgram" || core.UnixDatagrams) {
 		return nil
 	}
 	return net.UnknownNetworkError(network)
@@ -211,9 +211,7 @@ func (lc *ListenConfig) openDatagram(network, path string, addr netip.AddrPort, 
 		return fail(os.NewSyscallError(call.String(), sysErr(err)))
 	}
 	o.local = datagramAddr(&bound)
-	if o.family == core.AFUnix && path != "" && path[0] != '@' {
-		o.unlink = path
-	}
+	o.unlink = unlinkPath(o.local)
 	return o, nil
 }
 
@@ -253,7 +251,7 @@ func (w *worker) newDatagram(o openedDatagram) (*Datagram, error) {
 	if mem == nil || w.packets.ring.Count == 0 {
 		core.Free(mem)
 		_ = core.CloseSocket(o.fd)
-		d.removePath()
+		removePath(d.unlink)
 		err := error(core.Errno(core.ErrnoNOMEM).Sys())
 		if mem != nil {
 			err = core.Errno(core.ErrnoNOTSUP).Sys()
@@ -277,7 +275,7 @@ func (d *Datagram) complete(kind opKind, res int32, flags uint32) {
 	case opRecvPacket:
 		d.onRecv(res, flags)
 	case opSend:
-		d.onSend(res)
+		d.onSpace()
 	}
 }
 
@@ -315,7 +313,7 @@ func (d *Datagram) abandon() {
 	}
 	d.abandoned = true
 	d.dropQueue()
-	if d.out.waiting != nil {
+	if d.out.polling {
 		d.w.stageCancel(opSend, d.slot)
 	}
 	d.settle()
@@ -335,13 +333,9 @@ func (d *Datagram) discard() {
 	if d.fd >= 0 {
 		_ = core.CloseSocket(d.fd)
 		d.fd = -1
-		d.removePath()
+		removePath(d.unlink)
 	}
 	d.dropQueue()
-	if d.out.waiting != nil {
-		core.Free(unsafe.Pointer(d.out.waiting))
-		d.out.waiting = nil
-	}
 	core.Free(unsafe.Pointer(d.recv.hdr))
 	d.recv.hdr = nil
 }
@@ -384,7 +378,7 @@ func (d *Datagram) step() {
 	sqe.FD = d.fd
 	sqe.Flags = w.skipSuccess
 	d.fd = -1
-	d.removePath()
+	removePath(d.unlink)
 	core.Free(unsafe.Pointer(d.recv.hdr))
 	d.recv.hdr = nil
 	w.slots.remove(d.slot)
@@ -395,24 +389,12 @@ func (d *Datagram) step() {
 	}
 }
 
-// removePath removes what bind(2) made of a unix path.
-func (d *Datagram) removePath() {
-	if d.unlink != "" {
-		_ = os.Remove(d.unlink)
-		d.unlink = ""
-	}
-}
-
 // SetUnlinkOnClose says whether Close removes the path that a unixgram socket is bound to, as it does
 // unless told otherwise. Worker only.
 func (d *Datagram) SetUnlinkOnClose(unlink bool) {
-	a, ok := d.local.(*net.UnixAddr)
-	if !ok || a.Name == "" || a.Name[0] == '@' {
-		return
-	}
 	d.unlink = ""
 	if unlink {
-		d.unlink = a.Name
+		d.unlink = unlinkPath(d.local)
 	}
 }
 

@@ -77,7 +77,6 @@ func (d *Dialer) dialUDP(w *worker, network string, addr netip.AddrPort) (*Datag
 func (d *Dialer) dialUnixgram(w *worker, path string) (*Datagram, error) {
 	asked := &net.UnixAddr{Name: path, Net: "unixgram"}
 	var from *core.Addr
-	unlink := ""
 	if d.LocalAddr != nil {
 		local, ok := d.LocalAddr.(*net.UnixAddr)
 		if !ok {
@@ -87,15 +86,15 @@ func (d *Dialer) dialUnixgram(w *worker, path string) (*Datagram, error) {
 		if err != nil {
 			return nil, d.dialError("unixgram", asked, os.NewSyscallError("bind", err))
 		}
-		from, unlink = &at, local.Name
+		from = &at
 	}
 	to, err := unixAddr(path)
 	if err != nil {
 		return nil, d.dialError("unixgram", asked, os.NewSyscallError("connect", err))
 	}
 	s, err := d.connectDatagram(w, "unixgram", asked, from, &to)
-	if err == nil && unlink != "" && unlink[0] != '@' {
-		s.unlink = unlink
+	if err == nil && from != nil {
+		s.unlink = unlinkPath(s.local)
 	}
 	return s, err
 }

@@ -25,8 +25,8 @@ const (
 	payloadMax6 = 65527
 	// queueQuietMax is how many queued datagrams of one socket go out in a turn.
 	queueQuietMax = 64
-	// resendAfter is when a send is tried again that nothing tells of room: an unconnected unixgram
-	// socket's, whose room is the receiver's.
+	// resendAfter is when a send is tried again where nothing tells of room: an unconnected unixgram
+	// socket's is the receiver's.
 	resendAfter = time.Millisecond
 )
 
@@ -43,21 +43,22 @@ type packetSend struct {
 type packetQueue struct {
 	queue   []*packetBlock // from head on; in memory of their own
 	head    int
-	bytes   int          // in blocks of their own, whether queued or in flight
-	quiet   int          // quiet sends that are not confirmed
-	waiting *packetBlock // in the one send that waits in the kernel for room
-	blocked bool         // the last send found no room: the next one waits
-	dirty   bool         // in w.datagrams.dirty
-	noGSO   bool         // the kernel refused to cut: datagrams are cut here
-	full    bool         // a handler met ErrFull and waits for OnWritable
-	err     error        // why a datagram did not go out; the next call that sends returns it
-	writers []*task      // wait for room, or in Flush
+	bytes   int     // in blocks of their own, whether queued or in flight
+	quiet   int     // quiet sends that are not confirmed
+	polling bool    // a poll for room is in flight
+	blocked bool    // a send found no room: the next ones wait for it
+	vain    bool    // the poll said that there is room, and nothing has gone out since
+	dirty   bool    // in w.datagrams.dirty
+	noGSO   bool    // the kernel refused to cut: datagrams are cut here
+	full    bool    // a handler met ErrFull and waits for OnWritable
+	err     error   // why a datagram did not go out; the next call that sends returns it
+	writers []*task // wait for room, or in Flush
 }
 
 func (o *packetQueue) count() int { return len(o.queue) - o.head }
 
 // pending reports whether anything is still on its way.
-func (o *packetQueue) pending() bool { return o.quiet > 0 || o.waiting != nil || o.count() > 0 }
+func (o *packetQueue) pending() bool { return o.quiet > 0 || o.count() > 0 }
 
 func (o *packetQueue) push(b *packetBlock) {
 	if o.head > 32 && o.head > len(o.queue)/2 {
@@ -279,7 +280,7 @@ func (d *Datagram) put(m *Message, payload []byte, segment int) error {
 	w := d.w
 	size := blockSize(c != nil, len(payload))
 	a := w.arena
-	inArena := d.out.count() == 0 && d.out.waiting == nil && !d.ordered() && a.room() >= size
+	inArena := d.out.count() == 0 && !d.ordered() && a.room() >= size
 	var b *packetBlock
 	if inArena {
 		b = (*packetBlock)(unsafe.Add(a.base, a.used))
@@ -351,6 +352,9 @@ func (d *Datagram) stageQuiet(b *packetBlock, owned bool) {
 	w.packetSends = append(w.packetSends, packetSend{d: d, b: b, owned: owned})
 	w.stats.quietSends++
 	d.out.quiet++
+	if len(d.out.writers) > 0 || d.out.full || d.closed {
+		w.datagrams.urgent = true
+	}
 }
 
 // takeBlock returns C memory for a block of that size, nil if there is none.
@@ -401,19 +405,16 @@ func (w *worker) flushPackets() {
 func (d *Datagram) stageQueue() {
 	o := &d.out
 	switch {
-	case d.released || o.count() == 0 || o.waiting != nil || d.retry.Pending():
+	case d.released || o.count() == 0 || o.polling || d.retry.Pending():
 		return
 	case d.abandoned:
 		d.dropQueue()
 		return
 	case o.quiet > 0 && (d.ordered() || o.blocked):
 		return // confirmPackets comes back here
-	case o.blocked && d.ordered() && !d.connected:
-		o.blocked = false
-		d.w.timers.add(&d.retry, d.w.timers.after(resendAfter))
-		return
 	case o.blocked:
-		d.stageWaiting()
+		o.blocked = false
+		d.awaitSpace()
 		return
 	}
 	count := queueQuietMax
@@ -430,37 +431,44 @@ func (d *Datagram) stageQueue() {
 
 func fireResend(t *wheel.Timer, _ int64) { (*Datagram)(unsafe.Pointer(t)).markDirty() }
 
-// stageWaiting sends the first of the queue with a send that waits in the kernel for room.
-func (d *Datagram) stageWaiting() {
-	b := d.out.pop()
-	sqe := d.w.stage(core.OpSendMsg, opSend, d.slot)
+// awaitSpace has the queue looked at again when there may be room. A send that waits in the kernel would
+// not do: one that io_uring tries again may have given away its payload at the first try, and is then
+// sent without it.
+func (d *Datagram) awaitSpace() {
+	const pollOut = 4
+	w := d.w
+	if d.out.vain || (d.ordered() && !d.connected) || w.driver.Report.Caps&core.CapPollMultishot == 0 {
+		d.out.vain = false
+		w.timers.add(&d.retry, w.timers.after(resendAfter))
+		return
+	}
+	sqe := w.stage(core.OpPoll, opSend, d.slot)
 	sqe.FD = d.fd
-	sqe.Addr = uint64(uintptr(unsafe.Pointer(b)))
-	sqe.Len = 1
-	sqe.OpFlags = core.MsgNoSignal
-	d.out.waiting = b
+	sqe.OpFlags = pollOut
+	d.out.polling = true
 	d.inFlight++
 }
 
-// onSend takes the completion of that send.
-func (d *Datagram) onSend(res int32) {
-	o := &d.out
-	b := o.waiting
-	o.waiting = nil
+// onSpace takes the completion of that poll.
+func (d *Datagram) onSpace() {
+	d.out.polling = false
+	d.out.vain = true
 	d.inFlight--
-	o.blocked = false
-	d.sent(b, true, res)
-	d.drained()
+	d.markDirty()
+	d.settle()
 }
 
 // confirmPackets ends the quiet datagrams of an enter that consumed all. Last to first: what has to
 // wait goes to the front of its queue.
 func (w *worker) confirmPackets() {
-	if w.partial || len(w.packetSends) == 0 {
+	if w.partial {
+		return
+	}
+	w.datagrams.urgent = false
+	if len(w.packetSends) == 0 {
 		return
 	}
 	sends := w.packetSends
-	w.datagrams.urgent = false
 	w.packetSends = w.datagrams.spare // callbacks below send again
 	for i := len(sends) - 1; i >= 0; i-- {
 		s := &sends[i]
@@ -478,6 +486,7 @@ func (w *worker) confirmPackets() {
 func (d *Datagram) sent(b *packetBlock, owned bool, res int32) {
 	switch {
 	case res >= 0:
+		d.out.vain = false
 		d.w.stats.packetsOut++
 	case d.abandoned:
 	case res == -core.ErrnoAGAIN || res == -core.ErrnoINTR || res == -core.ErrnoCANCELED ||

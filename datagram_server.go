@@ -102,6 +102,9 @@ func (lc *ListenConfig) startDatagram(ctx context.Context, s *DatagramServer, ne
 	if err != nil {
 		return nil, err
 	}
+	if !s.rt.receivesDatagrams() {
+		return nil, opError("listen", network, nil, core.Errno(core.ErrnoNOTSUP).Sys())
+	}
 	count := len(s.rt.workers)
 	if network == "unixgram" || !core.ReusePort {
 		count = 1
@@ -126,6 +129,13 @@ func (lc *ListenConfig) startDatagram(ctx context.Context, s *DatagramServer, ne
 		return nil, opError("listen", network, nil, ErrClosed)
 	}
 	return s, nil
+}
+
+// receivesDatagrams reports whether the runtime's driver has a packet group.
+func (rt *Runtime) receivesDatagrams() bool {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	return rt.reports[0].PacketCount > 0
 }
 
 // openDatagrams opens count sockets on one address.
@@ -153,7 +163,7 @@ func (lc *ListenConfig) openDatagrams(network, path string, addr netip.AddrPort,
 // drop closes a socket that reached no worker.
 func (o *openedDatagram) drop() {
 	_ = core.CloseSocket(o.fd)
-	(&Datagram{unlink: o.unlink}).removePath()
+	removePath(o.unlink)
 }
 
 // adopt starts serving on a worker.

@@ -22,8 +22,8 @@ type Dialer struct {
 	KeepAlive time.Duration
 }
 
-// Dial connects to address, as package net takes it, on "tcp", "tcp4" or "tcp6". A name's addresses
-// are tried one after another until one answers. Worker only. Blocks.
+// Dial connects to address, as package net takes it, on "tcp", "tcp4" or "tcp6", or to a path on "unix",
+// '@' beginning an abstract name. A name's addresses are tried one after another until one answers. Worker only. Blocks.
 func (c *Context) Dial(network, address string) (*Stream, error) {
 	return (&Dialer{}).DialStream(c, network, address)
 }
@@ -40,6 +40,9 @@ func (d *Dialer) DialStream(c *Context, network, address string) (*Stream, error
 	var until time.Time
 	if d.Timeout > 0 {
 		until = time.Now().Add(d.Timeout)
+	}
+	if network == networkUnix {
+		return d.dialUnix(t, address, until)
 	}
 	list, err := d.resolve(c, network, address, until)
 	if err == nil {
@@ -169,6 +172,62 @@ func (d *Dialer) connect(t *task, network string, addr netip.AddrPort, until tim
 		return nil, fail(core.NameConnect, core.Errno(-res))
 	}
 	return nil, &net.OpError{Op: "dial", Net: network, Source: source, Addr: asked, Err: err}
+}
+
+// unixConnectRetry is the time between two tries to connect to a unix socket whose queue is full.
+const unixConnectRetry = 5 * time.Millisecond
+
+// dialUnix connects to a unix socket.
+func (d *Dialer) dialUnix(t *task, path string, until time.Time) (*Stream, error) {
+	asked := &net.UnixAddr{Name: path, Net: networkUnix}
+	fail := func(call string, err error) error {
+		return d.dialError(networkUnix, asked, os.NewSyscallError(call, sysErr(err)))
+	}
+	to, err := unixAddr(path)
+	if err != nil {
+		return nil, fail(core.NameConnect, err)
+	}
+	local, ok := d.LocalAddr.(*net.UnixAddr)
+	if d.LocalAddr != nil && !ok {
+		return nil, d.dialError(networkUnix, asked, mismatchedLocal(d.LocalAddr))
+	}
+	fd, call, err := core.OpenStream(core.AFUnix, &core.SocketConfig{})
+	if err != nil {
+		return nil, fail(call.String(), err)
+	}
+	if local != nil {
+		from, err := unixAddr(local.Name)
+		if err == nil {
+			err = core.Bind(fd, &from)
+		}
+		if err != nil {
+			_ = core.CloseSocket(fd)
+			return nil, fail("bind", err)
+		}
+	}
+	s := t.ctx.w.newStream(fd, networkUnix)
+	res, err := s.awaitConnect(t, &to, until)
+	for err == nil && res == -core.ErrnoAGAIN {
+		// The listener's queue is full, and nothing tells when it is not.
+		switch {
+		case !until.IsZero() && !time.Now().Before(until):
+			err = os.ErrDeadlineExceeded
+		case t.ctx.Sleep(unixConnectRetry) != nil:
+			err = netError(t.ctx.Err())
+		default:
+			res, err = s.awaitConnect(t, &to, until)
+		}
+	}
+	if err == nil && res == 0 {
+		s.addrPair().remote = asked
+		s.armRecv()
+		return s, nil
+	}
+	s.close(nil)
+	if err == nil {
+		return nil, fail(core.NameConnect, core.Errno(-res))
+	}
+	return nil, d.dialError(networkUnix, asked, err)
 }
 
 // A connecting stream keeps here what its connect needs.

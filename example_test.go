@@ -235,3 +235,42 @@ func ExampleStream_SetReadDeadline() {
 	// timed out: true
 	// late <nil>
 }
+
+type pongs struct{ veloq.DatagramHandlerBase }
+
+func (pongs) OnPackets(_ *veloq.Context, d *veloq.Datagram, ps []veloq.Packet) {
+	for i := range ps {
+		_ = d.SendTo(append([]byte("pong to "), ps[i].Data.Bytes()...), ps[i].From)
+	}
+}
+
+// Datagrams: a handler that answers, and a task that asks.
+func ExampleListenConfig_StartDatagramHandler() {
+	rt, err := veloq.New(veloq.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rt.Close()
+	server, err := (&veloq.ListenConfig{}).StartDatagramHandler(context.Background(), rt, "udp", "127.0.0.1:0", pongs{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	client := veloq.Spawn(rt, func(c *veloq.Context) (string, error) {
+		d, err := c.DialDatagram("udp", server.Addr().String())
+		if err != nil {
+			return "", err
+		}
+		defer d.Close()
+		if err := d.Send([]byte("ping")); err != nil {
+			return "", err
+		}
+		p, err := d.Recv()
+		if err != nil {
+			return "", err
+		}
+		defer p.Release()
+		return string(p.Data.Bytes()), nil
+	})
+	fmt.Println(client.Wait(context.Background())) // pong to ping <nil>
+}

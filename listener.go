@@ -25,15 +25,16 @@ const (
 	acceptBackoffMax = time.Second
 )
 
-// Listener accepts TCP connections on one worker. Its methods are Worker only.
+// Listener accepts connections of TCP or of a unix socket on one worker. Its methods are Worker only.
 type Listener struct {
 	retry   wheel.Timer // first: fireRetry finds the listener by its address
 	w       *worker
 	slot    uint64
 	fd      int32
 	network string
-	addr    *net.TCPAddr
+	addr    net.Addr
 	server  *Server // takes the connections, instead of Accept
+	unlink  string  // the path to be removed at the close, "" for none
 
 	armed    bool
 	cancel   bool
@@ -153,21 +154,24 @@ func (lc *ListenConfig) open(network string, addr netip.AddrPort, share bool) (i
 	addr = netip.AddrPortFrom(ip, addr.Port())
 	sc := lc.socketConfig()
 	sc.Flags |= v6
-	backlog := int32(lc.Backlog)
-	if backlog <= 0 {
-		backlog = core.BacklogMax()
-	}
 	fd, call, err := core.OpenStream(family, &sc)
 	if err != nil {
 		return -1, nil, os.NewSyscallError(call.String(), sysErr(err))
 	}
 	at := coreAddr(addr, family)
-	bound, call, err := bindAndListen(fd, &at, backlog, share)
+	bound, call, err := bindAndListen(fd, &at, lc.backlog(), share)
 	if err != nil {
 		_ = core.CloseSocket(fd)
 		return -1, nil, os.NewSyscallError(call.String(), sysErr(err))
 	}
 	return fd, tcpAddr(&bound), nil
+}
+
+func (lc *ListenConfig) backlog() int32 {
+	if lc.Backlog > 0 {
+		return int32(lc.Backlog)
+	}
+	return core.BacklogMax()
 }
 
 // bindAndListen shares the port with sockets bound later if share is set, but not with earlier ones:
@@ -229,8 +233,47 @@ func listenError(network string, addr netip.AddrPort, err error) error {
 	return opError("listen", network, at, err)
 }
 
+// openUnix makes a listening unix socket on path. Any goroutine.
+func (lc *ListenConfig) openUnix(path string) (int32, net.Addr, error) {
+	fail := func(call string, err error) (int32, net.Addr, error) {
+		return -1, nil, opError("listen", networkUnix, &net.UnixAddr{Name: path, Net: networkUnix},
+			os.NewSyscallError(call, sysErr(err)))
+	}
+	at, err := unixAddr(path)
+	if err != nil {
+		return fail("bind", err)
+	}
+	sc := core.SocketConfig{ReceiveBufferBytes: int32(lc.ReadBuffer), SendBufferBytes: int32(lc.WriteBuffer)}
+	fd, call, err := core.OpenStream(core.AFUnix, &sc)
+	if err != nil {
+		return fail(call.String(), err)
+	}
+	bound, call, err := core.Listen(fd, &at, lc.backlog())
+	if err != nil {
+		_ = core.CloseSocket(fd)
+		return fail(call.String(), err)
+	}
+	return fd, streamAddr(&bound), nil
+}
+
+// unlinkPath is what closing a listener on addr removes: the path of a unix socket, "" for others and
+// for abstract names.
+func unlinkPath(addr net.Addr) string {
+	if a, ok := addr.(*net.UnixAddr); ok && a.Name != "" && a.Name[0] != '@' {
+		return a.Name
+	}
+	return ""
+}
+
+// removePath removes what bind(2) made of a unix path, "" being none.
+func removePath(path string) {
+	if path != "" {
+		_ = os.Remove(path)
+	}
+}
+
 // Listen listens on the worker of the task: "tcp", "tcp4" or "tcp6", and an address as package net
-// takes it. A host name is resolved without blocking the worker. Worker only. Blocks (for a name).
+// takes it, or "unix" and a path, '@' beginning an abstract name. A host name is resolved without blocking the worker. Worker only. Blocks (for a name).
 func (c *Context) Listen(network, address string) (*Listener, error) {
 	return (&ListenConfig{}).ListenStream(c, network, address)
 }
@@ -239,6 +282,9 @@ func (c *Context) Listen(network, address string) (*Listener, error) {
 func (lc *ListenConfig) ListenStream(c *Context, network, address string) (*Listener, error) {
 	if !c.w.here() {
 		return nil, opError("listen", network, nil, c.w.elsewhere())
+	}
+	if network == networkUnix && checkNetwork(network) == nil {
+		return lc.listenUnix(c.w, address)
 	}
 	var addr netip.AddrPort
 	var err error
@@ -262,9 +308,20 @@ func (lc *ListenConfig) ListenStream(c *Context, network, address string) (*List
 	return c.w.newListener(fd, network, bound), nil
 }
 
+func (lc *ListenConfig) listenUnix(w *worker, path string) (*Listener, error) {
+	if w.stopping {
+		return nil, opError("listen", networkUnix, nil, ErrClosed)
+	}
+	fd, bound, err := lc.openUnix(path)
+	if err != nil {
+		return nil, err
+	}
+	return w.newListener(fd, networkUnix, bound), nil
+}
+
 // newListener makes the listener of a listening socket. The worker owns fd from here.
-func (w *worker) newListener(fd int32, network string, addr *net.TCPAddr) *Listener {
-	l := &Listener{w: w, fd: fd, network: network, addr: addr}
+func (w *worker) newListener(fd int32, network string, addr net.Addr) *Listener {
+	l := &Listener{w: w, fd: fd, network: network, addr: addr, unlink: unlinkPath(addr)}
 	l.retry.Fire = fireRetry
 	l.slot = w.slots.add(l)
 	l.arm()
@@ -405,11 +462,21 @@ func (l *Listener) Close() error {
 	return nil
 }
 
+// SetUnlinkOnClose says whether Close removes the path of a unix socket, as it does unless told
+// otherwise. Worker only.
+func (l *Listener) SetUnlinkOnClose(unlink bool) {
+	l.unlink = ""
+	if unlink {
+		l.unlink = unlinkPath(l.addr)
+	}
+}
+
 func (l *Listener) close() {
 	if l.closed {
 		return
 	}
 	l.closed = true
+	removePath(l.unlink)
 	l.w.timers.remove(&l.retry)
 	for _, fd := range l.accepted {
 		_ = core.CloseSocket(fd)

@@ -61,6 +61,17 @@ func sysErr(err error) error {
 	return err
 }
 
+// streamAddr is package net's form of a stream socket's address, nil where it has none.
+func streamAddr(a *core.Addr) net.Addr {
+	if a.Family == core.AFUnix {
+		return &net.UnixAddr{Name: unixPath(a.Path[:a.PathLen]), Net: networkUnix}
+	}
+	if tcp := tcpAddr(a); tcp != nil {
+		return tcp
+	}
+	return nil
+}
+
 func tcpAddr(a *core.Addr) *net.TCPAddr {
 	switch a.Family {
 	case core.AF4:
@@ -125,7 +136,7 @@ func unixAddr(path string) (core.Addr, error) {
 
 // checkNetwork accepts the stream networks of the worker doors.
 func checkNetwork(network string) error {
-	if slices.Contains(networkNames[:], network) {
+	if slices.Contains(networkNames[:], network) && (network != networkUnix || core.UnixStreams) {
 		return nil
 	}
 	return net.UnknownNetworkError(network)
@@ -134,7 +145,9 @@ func checkNetwork(network string) error {
 // networkID is a stream network in a byte.
 type networkID uint8
 
-var networkNames = [...]string{"tcp", "tcp4", "tcp6"}
+var networkNames = [...]string{"tcp", "tcp4", "tcp6", networkUnix}
+
+const networkUnix = "unix"
 
 func networkOf(name string) networkID {
 	return networkID(max(slices.Index(networkNames[:], name), 0))

@@ -83,12 +83,6 @@ type Message struct {
 	ECN ECN
 }
 
-// packetHeader is where a received datagram's payload begins, in sockets of IP and of unix.
-const (
-	packetHeader     = uint32(unsafe.Sizeof(core.RecvMsgOut{})) + core.NameSpace + core.ControlSpace
-	unixPacketHeader = uint32(unsafe.Sizeof(core.RecvMsgOut{})) + core.UnixNameSpace
-)
-
 // parse fills p from the buffer of l, which becomes the packet's. It reports false where the kernel
 // gave less than a header.
 func (d *Datagram) parse(p *Packet, l Lease) bool {

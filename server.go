@@ -16,7 +16,7 @@ import (
 type Server struct {
 	rt      *Runtime
 	network string
-	addr    *net.TCPAddr
+	addr    net.Addr
 	mode    AcceptMode
 	max     int
 	ctx     context.Context
@@ -88,47 +88,34 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 	if s.rt.closing.Load() {
 		return nil, opError("listen", network, nil, ErrClosed)
 	}
-	addr, err := resolveListen(ctx, network, address)
-	if err != nil {
-		return nil, err
+	if err := checkNetwork(network); err != nil {
+		return nil, opError("listen", network, nil, err)
 	}
 	s.network, s.mode, s.max, s.ctx = network, lc.Accept, lc.MaxConns, ctx
 	s.listeners = make([]*Listener, len(s.rt.workers))
 	s.open = make([]padded, len(s.rt.workers))
 	s.done = make(chan struct{})
-	if !core.ReusePort {
+	if !core.ReusePort || network == networkUnix {
 		s.mode = AcceptSpread
 	}
 	listeners := 1
 	if s.mode == AcceptReusePort {
 		listeners = len(s.rt.workers)
 	}
-	each := *lc
-	fds := make([]int32, 0, listeners)
-	for range listeners {
-		share := listeners > 1 && len(fds) == 0
-		fd, bound, err := each.open(network, addr, share)
-		if err != nil {
-			for _, fd := range fds {
-				_ = core.CloseSocket(fd)
-			}
-			return nil, listenError(network, addr, err)
-		}
-		fds = append(fds, fd)
-		s.addr = bound
-		// The others share the port that the first one got.
-		addr = bound.AddrPort()
-		each.ReusePort = true
+	fds, err := lc.openAll(ctx, s, address, listeners)
+	if err != nil {
+		return nil, err
 	}
 	s.alive.Store(int64(listeners) + 1)
 	for i, fd := range fds {
 		posted := s.rt.workers[i].post(&note{do: func(w *worker) {
 			if w.stopping || s.stopping.Load() {
 				_ = core.CloseSocket(fd)
+				removePath(unlinkPath(s.addr))
 				s.listenerEnded()
 				return
 			}
-			l := &Listener{w: w, fd: fd, network: s.network, addr: s.addr, server: s}
+			l := &Listener{w: w, fd: fd, network: s.network, addr: s.addr, server: s, unlink: unlinkPath(s.addr)}
 			l.retry.Fire = fireRetry
 			l.slot = w.slots.add(l)
 			s.listeners[w.id] = l
@@ -136,6 +123,7 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 		}})
 		if !posted {
 			_ = core.CloseSocket(fd)
+			removePath(unlinkPath(s.addr))
 			s.listenerEnded()
 		}
 	}
@@ -144,6 +132,37 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 		return nil, opError("listen", network, nil, ErrClosed)
 	}
 	return s, nil
+}
+
+// openAll opens the server's listening sockets.
+func (lc *ListenConfig) openAll(ctx context.Context, s *Server, address string, count int) ([]int32, error) {
+	if s.network == networkUnix {
+		fd, bound, err := lc.openUnix(address)
+		s.addr = bound
+		return []int32{fd}, err
+	}
+	addr, err := resolveListen(ctx, s.network, address)
+	if err != nil {
+		return nil, err
+	}
+	each := *lc
+	fds := make([]int32, 0, count)
+	for range count {
+		share := count > 1 && len(fds) == 0
+		fd, bound, err := each.open(s.network, addr, share)
+		if err != nil {
+			for _, fd := range fds {
+				_ = core.CloseSocket(fd)
+			}
+			return nil, listenError(s.network, addr, err)
+		}
+		fds = append(fds, fd)
+		s.addr = bound
+		// The others share the port that the first one got.
+		addr = bound.AddrPort()
+		each.ReusePort = true
+	}
+	return fds, nil
 }
 
 // run is the rest of Serve.

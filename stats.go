@@ -34,7 +34,7 @@ type WorkerStats struct {
 	Submissions uint64 // operations handed to the driver
 	Completions uint64 // completions dispatched
 
-	QuietSends     uint64 // sends that were to finish within the crossing, one a stream and turn
+	QuietSends     uint64 // sends that were to finish within the crossing: one a stream and turn, and datagrams
 	QuietShort     uint64 // of them, those that the socket had no room for
 	RingFull       uint64 // extra crossings for want of room in the submission ring
 	Overflows      uint64 // extra crossings for want of room in the completion ring

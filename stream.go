@@ -1,6 +1,6 @@
 package veloq
 
-// Stream: a TCP connection on a worker: its state, its completions and its end.
+// Stream: a connection of TCP or of a unix socket on a worker: its state, its completions and its end.
 
 import (
 	"net"
@@ -9,7 +9,7 @@ import (
 	"github.com/veloq/veloq/internal/core"
 )
 
-// Stream is a TCP connection that lives on a worker. In a task its calls park the task and block
+// Stream is a connection of TCP or of a unix socket ("unix") that lives on a worker. In a task its calls park the task and block
 // nobody else; in a handler they return at once (see Handler). One task may read while others write.
 //
 // It is a net.Conn, so that code written for one runs in a task, as long as it stays there.
@@ -57,7 +57,7 @@ var _ net.Conn = (*Stream)(nil)
 
 // addrPair holds the addresses once they have been asked for.
 type addrPair struct {
-	local, remote *net.TCPAddr
+	local, remote net.Addr
 }
 
 // newStream makes the stream of an open socket. The worker owns fd from here.
@@ -268,12 +268,7 @@ func (s *Stream) opError(op string, err error) error {
 	e := &net.OpError{Op: op, Net: s.network.String(), Err: err}
 	// The addresses are asked of the socket on first use; a wrong caller must not do that here.
 	if s.w.here() {
-		if a := s.localAddr(); a != nil {
-			e.Source = a
-		}
-		if a := s.remoteAddr(); a != nil {
-			e.Addr = a
-		}
+		e.Source, e.Addr = s.localAddr(), s.remoteAddr()
 	}
 	return e
 }
@@ -283,38 +278,28 @@ func (s *Stream) sysError(op, call string, res int32) error {
 	return s.opError(op, os.NewSyscallError(call, core.Errno(-res).Sys()))
 }
 
-// LocalAddr returns the local address, a *net.TCPAddr, or nil where the system can't say. It is known
+// LocalAddr returns the local address, a *net.TCPAddr or *net.UnixAddr, or nil where the system can't say. It is known
 // from the first call on; before that, and for the first call itself, Worker only.
-func (s *Stream) LocalAddr() net.Addr {
-	if a := s.localAddr(); a != nil {
-		return a
-	}
-	return nil
-}
+func (s *Stream) LocalAddr() net.Addr { return s.localAddr() }
 
 // RemoteAddr returns the peer's address, as LocalAddr does the local one.
-func (s *Stream) RemoteAddr() net.Addr {
-	if a := s.remoteAddr(); a != nil {
-		return a
-	}
-	return nil
-}
+func (s *Stream) RemoteAddr() net.Addr { return s.remoteAddr() }
 
-func (s *Stream) localAddr() *net.TCPAddr {
+func (s *Stream) localAddr() net.Addr {
 	p := s.addrPair()
 	if p.local == nil && s.fd >= 0 {
 		if a, err := core.LocalAddr(s.fd); err == nil {
-			p.local = tcpAddr(&a)
+			p.local = streamAddr(&a)
 		}
 	}
 	return p.local
 }
 
-func (s *Stream) remoteAddr() *net.TCPAddr {
+func (s *Stream) remoteAddr() net.Addr {
 	p := s.addrPair()
 	if p.remote == nil && s.fd >= 0 && s.connecting == nil {
 		if a, err := core.PeerAddr(s.fd); err == nil {
-			p.remote = tcpAddr(&a)
+			p.remote = streamAddr(&a)
 		}
 	}
 	return p.remote

@@ -139,8 +139,7 @@ void vq__iocp_packets_start(vq__iocp *d, vq__iocp_op *op)
 		vq__iocp_finish(d, op, rc, 0);
 		return;
 	}
-	/* Most likely there is something, and a peek that ends at once is a call for nothing. */
-	op->readable = true;
+	/* Waits first: under Wine a receive that does not wait takes a pending error for nothing. */
 	vq__iocp_packets_run(d, op);
 }
 

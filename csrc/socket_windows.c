@@ -335,6 +335,27 @@ int vq_socket_get(int fd, int32_t option, int32_t *value)
 	return 0;
 }
 
+static int set_option(int fd, int level, int name, const void *value, int len)
+{
+	return setsockopt(vq__socket(fd), level, name, value, len) == 0 ? 0 : vq__wsa_error();
+}
+
+static int set_membership(int fd, bool join, const vq__address *group, uint32_t interface_index)
+{
+	if (group->any.sa_family == AF_INET6) {
+		const struct ipv6_mreq v6 = { .ipv6mr_multiaddr = group->v6.sin6_addr,
+					      .ipv6mr_interface = interface_index };
+		return set_option(fd, IPPROTO_IPV6,
+				  join ? IPV6_ADD_MEMBERSHIP : IPV6_DROP_MEMBERSHIP, &v6,
+				  sizeof(v6));
+	}
+	/* An address of 0.x.x.x stands for an interface's index. */
+	const struct ip_mreq v4 = { .imr_multiaddr = group->v4.sin_addr,
+				    .imr_interface.s_addr = htonl(interface_index) };
+	return set_option(fd, IPPROTO_IP, join ? IP_ADD_MEMBERSHIP : IP_DROP_MEMBERSHIP, &v4,
+			  sizeof(v4));
+}
+
 int vq_socket_group(int fd, bool join, const vq_addr *group, uint32_t interface_index)
 {
 	vq__address sa;
@@ -344,11 +365,10 @@ int vq_socket_group(int fd, bool join, const vq_addr *group, uint32_t interface_
 	if (len < 0 || group->family == VQ_AF_UNIX)
 		return -VQ_EINVAL;
 	memcpy(&request.gr_group, &sa, (size_t)len);
-	return setsockopt(vq__socket(fd), group->family == VQ_AF_INET6 ? IPPROTO_IPV6 : IPPROTO_IP,
-			  join ? MCAST_JOIN_GROUP : MCAST_LEAVE_GROUP, (const char *)&request,
-			  sizeof(request)) == 0
-		       ? 0
-		       : vq__wsa_error();
+	int rc = set_option(fd, group->family == VQ_AF_INET6 ? IPPROTO_IPV6 : IPPROTO_IP,
+			    join ? MCAST_JOIN_GROUP : MCAST_LEAVE_GROUP, &request, sizeof(request));
+	/* Wine has only what came before. */
+	return rc == -VQ_ENOPROTOOPT ? set_membership(fd, join, &sa, interface_index) : rc;
 }
 
 int vq_socket_close(int fd)

@@ -38,6 +38,13 @@ func setBuffers(fd uintptr, bytes int) error {
 // dialsIPv4Wildcard: package net dials only 127.0.0.1 for "[::]".
 const dialsIPv4Wildcard = true
 
+// sendsECN: what a datagram is marked with goes out; WSASendMsg of Wine ignores it.
+func sendsECN() bool { return !underWine() }
+
+// deafAfterError: under Wine a receive that began to wait after an error of its datagram socket waits on,
+// whatever arrives.
+func deafAfterError() bool { return underWine() }
+
 // keepAliveTimes is not known: handles can't be listed.
 func keepAliveTimes(_, _ net.Addr) (idle, interval int, ok bool) { return 0, 0, false }
 
@@ -76,3 +83,6 @@ func descriptorsMax() int { return 1500 }
 
 // rssBytes is not known.
 func rssBytes() int { return 0 }
+
+// dropChecksums has no counterpart here.
+func dropChecksums(uintptr) error { return errors.ErrUnsupported }

@@ -74,10 +74,11 @@ enum {
 	 * fewer than asked only with VQ_MSG_DONTWAIT, on cancel, or on an error that the next send
 	 * will report. On a datagram socket the pieces are one datagram, sent whole or not at all:
 	 * to the system's sockaddr at name (none where the socket is connected), with the control
-	 * messages at control, which control.h describes. res: all its bytes, 0 for an empty one.
-	 * With VQ_MSG_DONTWAIT and no room: -VQ_EAGAIN; without, it waits for room. An error that
-	 * the network reported for an earlier datagram of the socket may be this one's res, and
-	 * then this one was not sent.
+	 * messages at control, which control.h describes. res: all its bytes, 0 for an empty one;
+	 * -VQ_EAGAIN without room for it. It needs VQ_MSG_DONTWAIT: Linux copies a datagram before
+	 * it looks for room, and one that io_uring tries again goes out without what was copied.
+	 * An error that the network reported for an earlier datagram of the socket may be this
+	 * one's res, and then this one was not sent.
 	 */
 	VQ_OP_SENDMSG = 9,
 

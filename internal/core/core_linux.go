@@ -17,8 +17,12 @@ import (
 // ReusePort reports whether several sockets can listen on one port and share its connections.
 const ReusePort = true
 
-// UnixSockets reports whether streams and datagrams of unix sockets are to be had.
-const UnixSockets = true
+// UnixStreams and UnixDatagrams report whether the system may have such sockets; a stream's making says
+// whether it has.
+const (
+	UnixStreams   = true
+	UnixDatagrams = true
+)
 
 // Segments reports whether the driver has one send cut into several datagrams.
 const Segments = true

@@ -10,8 +10,11 @@ const Available = false
 // ReusePort is for those who have sockets.
 const ReusePort = false
 
-// UnixSockets is for those who have sockets.
-const UnixSockets = false
+// UnixStreams and UnixDatagrams are for those who have sockets.
+const (
+	UnixStreams   = false
+	UnixDatagrams = false
+)
 
 // Segments is for those who send.
 const Segments = false

@@ -18,8 +18,12 @@ import (
 // Windows, whose SO_REUSEADDR gives a port to the last who asks for it.
 const ReusePort = false
 
-// UnixSockets reports whether streams and datagrams of unix sockets are to be had.
-const UnixSockets = false
+// UnixStreams and UnixDatagrams report whether the system may have such sockets; a stream's making says
+// whether it has.
+const (
+	UnixStreams   = true
+	UnixDatagrams = false
+)
 
 // Segments reports whether the driver has one send cut into several datagrams.
 const Segments = false

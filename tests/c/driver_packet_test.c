@@ -363,8 +363,7 @@ static void test_send_to(void)
 	for (uint32_t i = 0; i < 30; i++) {
 		uint32_t len = i * 41;
 		const vq_msghdr *message = address_to(&out, &there, data, len);
-		uint32_t flags = i % 2 == 0 ? VQ_MSG_DONTWAIT : 0;
-		FX_EXPECT(&f, fx_sendmsg(&f, fd, message, flags), (int32_t)len);
+		FX_EXPECT(&f, fx_sendmsg(&f, fd, message, VQ_MSG_DONTWAIT), (int32_t)len);
 		CHECK_EQ(peer_recv(peer, got, sizeof(got)), len);
 		CHECK_EQ(memcmp(got, data, len), 0);
 	}
@@ -379,12 +378,12 @@ static void test_send_to(void)
 	CHECK(f.ops[op].terminal);
 	CHECK(f.ops[op].res < 0);
 	/* No destination at all. */
-	op = fx_sendmsg(&f, fd, address_to(&out, NULL, data, 5), 0);
+	op = fx_sendmsg(&f, fd, address_to(&out, NULL, data, 5), VQ_MSG_DONTWAIT);
 	fx_wait(&f, op);
 	CHECK(f.ops[op].res < 0);
 	/* Where the socket is connected none is needed. */
 	CHECK_EQ(vq_socket_connect(fd, &there), 0);
-	FX_EXPECT(&f, fx_sendmsg(&f, fd, address_to(&out, NULL, data, 5), 0), 5);
+	FX_EXPECT(&f, fx_sendmsg(&f, fd, address_to(&out, NULL, data, 5), VQ_MSG_DONTWAIT), 5);
 	CHECK_EQ(peer_recv(peer, got, sizeof(got)), 5);
 	peer_close(fd);
 	peer_close(peer);
@@ -409,7 +408,7 @@ static void test_packet_error(void)
 	CHECK_EQ(vq_socket_connect(fd, &there), 0);
 	uint32_t op = fx_recvmsg(&f, fd, NAME, 0);
 	fx_flush(&f);
-	FX_EXPECT(&f, fx_sendmsg(&f, fd, address_to(&out, NULL, "a", 1), 0), 1);
+	FX_EXPECT(&f, fx_sendmsg(&f, fd, address_to(&out, NULL, "a", 1), VQ_MSG_DONTWAIT), 1);
 	fx_wait(&f, op);
 	/* Windows says it as the reset of something. */
 	CHECK(f.ops[op].res == -VQ_ECONNREFUSED || f.ops[op].res == -VQ_ECONNRESET);
