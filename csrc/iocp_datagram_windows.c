@@ -139,7 +139,8 @@ void vq__iocp_packets_start(vq__iocp *d, vq__iocp_op *op)
 		vq__iocp_finish(d, op, rc, 0);
 		return;
 	}
-	/* Waits first: under Wine a receive that does not wait takes a pending error for nothing. */
+	/* Waits first: under Wine a receive that does not wait takes a pending error for nothing.
+	 */
 	vq__iocp_packets_run(d, op);
 }
 

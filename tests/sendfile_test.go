@@ -147,7 +147,7 @@ func TestSendFile_Invalid(t *testing.T) {
 
 // sendingTo runs a task that sends all of f to the peer it returns, and gives the stream to fn once
 // some of it has arrived. It returns what SendFile did and what the peer then reads.
-func sendingTo(t *testing.T, f *os.File, fn func(rt *veloq.Runtime, s *veloq.Stream, peer *net.TCPConn)) (sent int64, err error, got []byte) {
+func sendingTo(t *testing.T, f *os.File, fn func(rt *veloq.Runtime, s *veloq.Stream, peer *net.TCPConn)) (sent int64, got []byte, err error) {
 	t.Helper()
 	rt := newRuntime(t, shapes()[0].config)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -174,7 +174,7 @@ func sendingTo(t *testing.T, f *os.File, fn func(rt *veloq.Runtime, s *veloq.Str
 	fn(rt, await(t, "the stream", stream), peer)
 	sent, err = sender.Wait(soon(t))
 	rest, _ := io.ReadAll(peer)
-	return sent, err, append(got, rest...)
+	return sent, append(got, rest...), err
 }
 
 // Goal: with a peer that does not read, the write deadline and Close by another task each end it; what
@@ -192,7 +192,7 @@ func TestSendFile_EndedInFlight(t *testing.T) {
 	} {
 		t.Run(e.name, func(t *testing.T) {
 			noLeak(t)
-			sent, err, got := sendingTo(t, f, func(rt *veloq.Runtime, s *veloq.Stream, _ *net.TCPConn) {
+			sent, got, err := sendingTo(t, f, func(rt *veloq.Runtime, s *veloq.Stream, _ *net.TCPConn) {
 				require.NoError(t, onWorker(t, rt, 0, func(*veloq.Context) error { return e.end(s) }))
 			})
 			require.ErrorIs(t, err, e.want)
@@ -207,7 +207,7 @@ func TestSendFile_EndedInFlight(t *testing.T) {
 func TestSendFile_PeerResets(t *testing.T) {
 	noLeak(t)
 	f := fileOf(t, patterned(64<<20))
-	_, err, _ := sendingTo(t, f, func(_ *veloq.Runtime, _ *veloq.Stream, peer *net.TCPConn) {
+	_, _, err := sendingTo(t, f, func(_ *veloq.Runtime, _ *veloq.Stream, peer *net.TCPConn) {
 		require.NoError(t, peer.SetLinger(0))
 		require.NoError(t, peer.Close())
 	})

@@ -66,8 +66,8 @@ enum {
 	VQ_EINPROGRESS = 115,
 	VQ_ECANCELED = 125,
 	/*
-	 * Added to a number of the system that stands for none of these, if it is below this: Windows
-	 * has thousands, and which one it was is worth knowing.
+	 * Added to a number of the system that stands for none of these, if it is below this:
+	 * Windows has thousands, and which one it was is worth knowing.
 	 */
 	VQ_ESYSTEM = 0x10000,
 };

@@ -69,6 +69,9 @@ func (e sysErrno) Timeout() bool { return e.invented.Timeout() }
 // Temporary implements net.Error.
 func (e sysErrno) Temporary() bool { return e.invented.Temporary() || e.errno.Temporary() }
 
+// errnoSystem is VQ_ESYSTEM: added to a number of the system that has no portable one.
+const errnoSystem Errno = 0x10000
+
 // sysErrnos holds the portable numbers (include/veloq/base.h) that occur on Windows.
 var sysErrnos = map[Errno]sysErrno{
 	1:   {syscall.ERROR_ACCESS_DENIED, syscall.EPERM},

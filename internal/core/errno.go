@@ -28,8 +28,5 @@ func (e Errno) Sys() error {
 	return e
 }
 
-// errnoSystem is VQ_ESYSTEM: added to a number of the system that has no portable one.
-const errnoSystem Errno = 0x10000
-
 // ErrNoDriver is what every call answers where the module was built without the C core.
 const ErrNoDriver Errno = 1 << 20
