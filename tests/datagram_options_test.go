@@ -281,6 +281,9 @@ func TestDatagram_Options(t *testing.T) {
 // Goal: what the network reports of a connected socket's datagrams is returned once, by a receive or by
 // a send, and the socket goes on.
 func TestDatagram_Refused(t *testing.T) {
+	if losesErrors() {
+		t.Skip("Wine loses errors of datagram sockets, and then what arrives")
+	}
 	rt := newPacketRuntime(t, veloq.Config{Workers: 1})
 	require.NoError(t, inTask(t, rt, func(c *veloq.Context) error {
 		to, from, err := pair(c)
@@ -296,9 +299,6 @@ func TestDatagram_Refused(t *testing.T) {
 		}
 		_, err = from.Recv()
 		assert.True(t, errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET), "%v", err)
-		if deafAfterError() {
-			return nil
-		}
 		to, err = c.ListenDatagram("udp", addr)
 		if err != nil {
 			return err

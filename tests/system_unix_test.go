@@ -41,8 +41,8 @@ const dialsIPv4Wildcard = false
 // sendsECN: what a datagram is marked with goes out.
 func sendsECN() bool { return true }
 
-// deafAfterError: a receive after an error of its datagram socket gets nothing.
-func deafAfterError() bool { return false }
+// losesErrors: what the network reports of a datagram may get lost.
+func losesErrors() bool { return false }
 
 // keepAliveTimes returns the seconds before the first probe and between probes of this process's socket
 // with those addresses.

@@ -41,9 +41,9 @@ const dialsIPv4Wildcard = true
 // sendsECN: what a datagram is marked with goes out; WSASendMsg of Wine ignores it.
 func sendsECN() bool { return !underWine() }
 
-// deafAfterError: under Wine a receive that began to wait after an error of its datagram socket waits on,
-// whatever arrives.
-func deafAfterError() bool { return underWine() }
+// losesErrors: what the network reports of a datagram may get lost; under Wine it does now and then, and
+// a receive that begins to wait after such an error waits on, whatever arrives.
+func losesErrors() bool { return underWine() }
 
 // keepAliveTimes is not known: handles can't be listed.
 func keepAliveTimes(_, _ net.Addr) (idle, interval int, ok bool) { return 0, 0, false }
