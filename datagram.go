@@ -93,7 +93,7 @@ func (w *worker) freeDatagrams() {
 var datagramNetworks = []string{"udp", "udp4", "udp6", "unixgram"}
 
 func checkDatagramNetwork(network string) error {
-	if slices.Contains(datagramNetworks, network) && (network != "unixgram" || core.UnixSockets) {
+	if slices.Contains(datagramNetworks, network) && (network != "unixgram" || core.UnixDatagrams) {
 		return nil
 	}
 	return net.UnknownNetworkError(network)

@@ -138,7 +138,7 @@ func unixAddr(path string) (core.Addr, error) {
 
 // checkNetwork accepts the stream networks of the worker doors.
 func checkNetwork(network string) error {
-	if slices.Contains(networkNames[:], network) && (network != networkUnix || core.UnixSockets) {
+	if slices.Contains(networkNames[:], network) && (network != networkUnix || core.UnixStreams) {
 		return nil
 	}
 	return net.UnknownNetworkError(network)

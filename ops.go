@@ -21,6 +21,7 @@ const (
 	opStaged // of a batch of the net door's writes; its slot is a place in that
 	opSendZC // of a zeroCopySend
 	opReset
+	opSendFile
 	opShutdown
 	opClose
 	opPacket // a quiet datagram; the slot is its place in worker.packetSends

@@ -204,6 +204,10 @@ type Report struct {
 	Missing []string // what it knows and could not use
 	// Emulated are those of Missing that the driver does itself, at the price of more system calls.
 	Emulated []string
+	// Sockets is what the system's sockets can do beyond what every driver needs, found by trying;
+	// SocketsLack is what other versions of the system can.
+	Sockets     []string
+	SocketsLack []string
 	// Refused are the better drivers that DriverAuto could not have, with cause and cure.
 	Refused           []*DriverError
 	SubmissionEntries int
@@ -212,7 +216,8 @@ type Report struct {
 	BufferSize        int // bytes
 }
 
-// Report says which driver runs, and with what. Any goroutine.
+// Report says which driver runs, and with what. Any goroutine. Blocks: the process's first call tries
+// out what its sockets can do, which takes milliseconds.
 func (rt *Runtime) Report() Report {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
@@ -233,6 +238,15 @@ func (rt *Runtime) Report() Report {
 			out.Emulated = append(out.Emulated, name)
 		}
 	}
+	found, known := core.Features()
+	for i, name := range core.FeatureNames {
+		switch bit := uint32(1) << i; {
+		case found&bit != 0:
+			out.Sockets = append(out.Sockets, name)
+		case known&bit != 0:
+			out.SocketsLack = append(out.SocketsLack, name)
+		}
+	}
 	for i := range r.Failed() {
 		out.Refused = append(out.Refused, attemptError(&rt.config, &r.Failed()[i]))
 	}
@@ -246,9 +260,9 @@ func (r Report) String() string {
 		driver += ", translated"
 	}
 	text := fmt.Sprintf("driver   %s, %d workers\nrings    %d submissions, %d completions\n"+
-		"buffers  %d x %d bytes a worker\nuses     %s\nlacks    %s\n",
+		"buffers  %d x %d bytes a worker\nuses     %s\nlacks    %s\nsockets  %s\n",
 		driver, r.Workers, r.SubmissionEntries, r.CompletionEntries, r.Buffers, r.BufferSize,
-		strings.Join(r.Caps, " "), strings.Join(r.Missing, " "))
+		strings.Join(r.Caps, " "), strings.Join(r.Missing, " "), strings.Join(r.Sockets, " "))
 	if len(r.Emulated) > 0 {
 		text += "emulates " + strings.Join(r.Emulated, " ") + "\n"
 	}

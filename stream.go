@@ -81,6 +81,8 @@ func (s *Stream) complete(kind opKind, res int32, flags uint32) {
 		s.onSendInline(res)
 	case opSend:
 		s.onSend(res)
+	case opSendFile:
+		s.onSendFile(res)
 	case opShutdown, opReset:
 		s.inFlight--
 		s.w.wake(s.send.writer)
@@ -209,6 +211,9 @@ func (s *Stream) step() {
 	}
 	if s.unconfirmed() {
 		return // the end of that send comes back here
+	}
+	if s.sendingFile() {
+		return // its end comes back here
 	}
 	out := s.send.out
 	if out != nil && (out.busy || (out.bytes > 0 && !s.abandoned)) {

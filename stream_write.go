@@ -39,6 +39,7 @@ type sending struct {
 type writers struct {
 	queue  []*task // those that wait for the writer
 	direct direct  // the writer's large write
+	file   fileSend
 	pin    runtime.Pinner
 }
 

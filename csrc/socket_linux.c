@@ -12,12 +12,7 @@
 #include <unistd.h>
 
 #include "address.h"
-
-static int fail(int32_t *failed_call, int32_t call)
-{
-	*failed_call = call;
-	return -errno;
-}
+#include "socket_system.h"
 
 int vq_addr_encode(const vq_addr *addr, void *out)
 {
@@ -29,78 +24,41 @@ static int set_int(int fd, int level, int name, int value)
 	return setsockopt(fd, level, name, &value, sizeof(value)) == 0 ? 0 : -errno;
 }
 
-static int apply_config(int fd, uint16_t family, const vq_socket_config *config)
+int vq__socket_share(int fd, uint32_t flags)
 {
-	const struct {
-		bool wanted;
-		int32_t option;
-		int32_t value;
-	} settings[] = {
-		{ family == VQ_AF_INET6 && (config->flags & VQ_SOCKET_V6ONLY) != 0, VQ_OPT_V6ONLY,
-		  1 },
-		{ family == VQ_AF_INET6 && (config->flags & VQ_SOCKET_DUALSTACK) != 0,
-		  VQ_OPT_V6ONLY, 0 },
-		{ (config->flags & (VQ_SOCKET_REUSEPORT | VQ_SOCKET_SHARED)) != 0, VQ_OPT_REUSEPORT,
-		  1 },
-		{ (config->flags & VQ_SOCKET_NODELAY) != 0, VQ_OPT_NODELAY, 1 },
-		{ (config->flags & VQ_SOCKET_BROADCAST) != 0, VQ_OPT_BROADCAST, 1 },
-		{ (config->flags & VQ_SOCKET_KEEPALIVE) != 0, VQ_OPT_KEEPALIVE, 1 },
-		{ config->keep_idle_s > 0, VQ_OPT_KEEP_IDLE_S, config->keep_idle_s },
-		{ config->keep_interval_s > 0, VQ_OPT_KEEP_INTERVAL_S, config->keep_interval_s },
-		{ config->keep_count > 0, VQ_OPT_KEEP_COUNT, config->keep_count },
-		{ config->receive_buffer_bytes > 0, VQ_OPT_RECEIVE_BUFFER_BYTES,
-		  config->receive_buffer_bytes },
-		{ config->send_buffer_bytes > 0, VQ_OPT_SEND_BUFFER_BYTES,
-		  config->send_buffer_bytes },
-	};
+	const bool address = (flags & (VQ_SOCKET_REUSEADDR | VQ_SOCKET_SHARED)) != 0;
+	const bool port = (flags & (VQ_SOCKET_REUSEPORT | VQ_SOCKET_SHARED)) != 0;
+	int rc = address ? set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1) : 0;
 
-	if ((config->flags & (VQ_SOCKET_REUSEADDR | VQ_SOCKET_SHARED)) != 0) {
-		int rc = set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-		if (rc != 0)
-			return rc;
-	}
-	for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
-		int rc = settings[i].wanted
-				 ? vq_socket_set(fd, settings[i].option, settings[i].value)
-				 : 0;
-		if (rc != 0)
-			return rc;
-	}
-	return 0;
+	return rc == 0 && port ? set_int(fd, SOL_SOCKET, SO_REUSEPORT, 1) : rc;
 }
 
-static int open_socket(uint16_t family, int type, const vq_socket_config *config,
-		       int32_t *failed_call)
+int vq__socket_keep_times(int fd, const vq_socket_config *config)
 {
-	int domain = family == VQ_AF_INET6 ? AF_INET6 : family == VQ_AF_INET ? AF_INET : AF_UNIX;
-	if (family != VQ_AF_INET && family != VQ_AF_INET6 && family != VQ_AF_UNIX) {
-		*failed_call = VQ_CALL_SOCKET;
+	int rc = 0;
+
+	if (config->keep_idle_s > 0)
+		rc = vq_socket_set(fd, VQ_OPT_KEEP_IDLE_S, config->keep_idle_s);
+	if (rc == 0 && config->keep_interval_s > 0)
+		rc = vq_socket_set(fd, VQ_OPT_KEEP_INTERVAL_S, config->keep_interval_s);
+	return rc;
+}
+
+int vq__socket_open(uint16_t family, bool datagram)
+{
+	const int domain = family == VQ_AF_INET    ? AF_INET
+			   : family == VQ_AF_INET6 ? AF_INET6
+			   : family == VQ_AF_UNIX  ? AF_UNIX
+						   : -1;
+
+	if (domain < 0)
 		return -VQ_EINVAL;
-	}
 	/*
 	 * Not SOCK_NONBLOCK: the driver's ops wait in the kernel, and would answer EAGAIN instead
 	 * on a non-blocking socket.
 	 */
-	int fd = socket(domain, type | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return fail(failed_call, VQ_CALL_SOCKET);
-	int rc = apply_config(fd, family, config);
-	if (rc != 0) {
-		*failed_call = VQ_CALL_SETSOCKOPT;
-		close(fd);
-		return rc;
-	}
-	return fd;
-}
-
-int vq_socket_stream(uint16_t family, const vq_socket_config *config, int32_t *failed_call)
-{
-	return open_socket(family, SOCK_STREAM, config, failed_call);
-}
-
-int vq_socket_datagram(uint16_t family, const vq_socket_config *config, int32_t *failed_call)
-{
-	return open_socket(family, SOCK_DGRAM, config, failed_call);
+	int fd = socket(domain, (datagram ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0);
+	return fd < 0 ? -errno : fd;
 }
 
 int vq_socket_connect(int fd, const vq_addr *addr)
@@ -123,21 +81,9 @@ int vq_socket_bind(int fd, const vq_addr *addr)
 	return bind(fd, &sa.any, (socklen_t)len) == 0 ? 0 : -errno;
 }
 
-int vq_socket_listen(int fd, const vq_addr *addr, int32_t backlog, vq_addr *bound,
-		     int32_t *failed_call)
+int vq__socket_listen(int fd, int32_t backlog)
 {
-	int rc = addr != NULL ? vq_socket_bind(fd, addr) : 0;
-
-	if (rc != 0) {
-		*failed_call = VQ_CALL_BIND;
-		return rc;
-	}
-	if (listen(fd, backlog) != 0)
-		return fail(failed_call, VQ_CALL_LISTEN);
-	rc = vq_socket_local(fd, bound);
-	if (rc != 0)
-		*failed_call = VQ_CALL_GETSOCKNAME;
-	return rc;
+	return listen(fd, backlog) == 0 ? 0 : -errno;
 }
 
 int vq_socket_local(int fd, vq_addr *addr)

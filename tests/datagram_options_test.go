@@ -91,20 +91,20 @@ func TestDatagram_GSOAndGRO(t *testing.T) {
 // Method: a socket without checksums, for which it refuses (udp(7): SO_NO_CHECK).
 func TestDatagram_GSORefused(t *testing.T) {
 	rt := newPacketRuntime(t, veloq.Config{Workers: 1})
-	require.NoError(t, inTask(t, rt, func(c *veloq.Context) error {
+	ranOrSkipped(t, inTask(t, rt, func(c *veloq.Context) error {
 		to, from, err := datagramPair(c)
 		if err != nil {
 			return err
 		}
 		if !from.GSO() {
-			t.Skip("this driver never has the kernel cut")
+			return notHere("this driver never has the kernel cut")
 		}
 		raw, err := from.SyscallConn()
 		if err != nil {
 			return err
 		}
 		if err := errors.Join(raw.Control(func(fd uintptr) { err = dropChecksums(fd) }), err); err != nil {
-			t.Skipf("checksums stay on here: %v", err)
+			return notHere("checksums stay on here: " + err.Error())
 		}
 		if err := segmentEcho(from, to, 1200, 10); err != nil {
 			return err
@@ -127,7 +127,7 @@ func TestDatagram_ECNAndPacketInfo(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "::1", "dual"} {
 		t.Run(host, func(t *testing.T) {
 			rt := newPacketRuntime(t, veloq.Config{Workers: 1})
-			require.NoError(t, inTask(t, rt, func(c *veloq.Context) error {
+			ranOrSkipped(t, inTask(t, rt, func(c *veloq.Context) error {
 				bind, dst := net.JoinHostPort(host, "0"), host
 				if host == "dual" {
 					bind, dst = ":0", "127.0.0.1"
@@ -135,7 +135,7 @@ func TestDatagram_ECNAndPacketInfo(t *testing.T) {
 				to, err := c.ListenDatagram("udp", bind)
 				if err != nil {
 					if host == "::1" {
-						t.Skipf("no IPv6 here: %v", err)
+						return notHere("no IPv6 here: " + err.Error())
 					}
 					return err
 				}
@@ -161,7 +161,11 @@ func TestDatagram_ECNAndPacketInfo(t *testing.T) {
 							if err != nil {
 								return err
 							}
-							if p.ECN != ecn || p.To != there.Addr() || p.Interface == 0 || p.From.Addr() != there.Addr() {
+							want := ecn
+							if !sendsECN() {
+								want = veloq.ECNNone
+							}
+							if p.ECN != want || p.To != there.Addr() || p.Interface == 0 || p.From.Addr() != there.Addr() {
 								return fmt.Errorf("sent ECN %d, got %+v", ecn, p)
 							}
 							p.Release()
@@ -172,6 +176,9 @@ func TestDatagram_ECNAndPacketInfo(t *testing.T) {
 						return err
 					}
 					_ = raw.Control(func(fd uintptr) { _ = dropChecksums(fd) })
+				}
+				if !sendsECN() {
+					return nil
 				}
 				// The socket's own mark, where a message has none.
 				if err := errors.Join(from.SetTrafficClass(0xb8|2), from.SendTo([]byte("x"), there)); err != nil {
@@ -197,7 +204,7 @@ func TestDatagram_Multicast(t *testing.T) {
 	}
 	rt := newPacketRuntime(t, veloq.Config{Workers: 1})
 	group := netip.MustParseAddr("239.255.71.3")
-	require.NoError(t, inTask(t, rt, func(c *veloq.Context) error {
+	ranOrSkipped(t, inTask(t, rt, func(c *veloq.Context) error {
 		// Two sockets on one port, which multicast allows.
 		a, err := c.ListenDatagram("udp4", group.String()+":0")
 		if err != nil {
@@ -213,7 +220,7 @@ func TestDatagram_Multicast(t *testing.T) {
 			return err
 		}
 		if err := errors.Join(a.JoinGroup(group, loopback.Index), b.JoinGroup(group, loopback.Index)); err != nil {
-			t.Skipf("no multicast here: %v", err)
+			return notHere("no multicast here: " + err.Error())
 		}
 		if err := errors.Join(from.SetMulticastInterface(loopback.Index), from.SetMulticastLoop(true),
 			from.SetMulticastTTL(1)); err != nil {
@@ -274,6 +281,9 @@ func TestDatagram_Options(t *testing.T) {
 // Goal: what the network reports of a connected socket's datagrams is returned once, by a receive or by
 // a send, and the socket goes on.
 func TestDatagram_Refused(t *testing.T) {
+	if losesErrors() {
+		t.Skip("Wine loses errors of datagram sockets, and then what arrives")
+	}
 	rt := newPacketRuntime(t, veloq.Config{Workers: 1})
 	require.NoError(t, inTask(t, rt, func(c *veloq.Context) error {
 		to, from, err := datagramPair(c)

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -25,11 +26,35 @@ import (
 	"github.com/veloq/veloq"
 )
 
+// hasUnixSockets asks what was tried out.
+func hasUnixSockets(t *testing.T) bool {
+	t.Helper()
+	return slices.Contains(newRuntime(t, veloq.Config{Workers: 1}).Report().Sockets, "UNIX")
+}
+
+// Goal: where the system has no unix sockets, its own error says so.
+func TestUnix_SystemWithout(t *testing.T) {
+	if hasUnixSockets(t) {
+		t.Skip("this system has them")
+	}
+	rt := newRuntime(t, veloq.Config{Workers: 1})
+	require.NoError(t, inTask(t, rt, func(c *veloq.Context) error {
+		_, err := c.Listen("unix", "vq.sock")
+		var op *net.OpError
+		require.ErrorAs(t, err, &op)
+		assert.Equal(t, "listen", op.Op)
+		require.ErrorIs(t, err, syscall.EAFNOSUPPORT)
+		_, err = c.Dial("unix", "vq.sock")
+		require.ErrorIs(t, err, syscall.EAFNOSUPPORT)
+		return nil
+	}))
+}
+
 // workerSocketPath is socketPath where the worker doors have unix sockets.
 func workerSocketPath(t *testing.T) string {
 	t.Helper()
-	if runtime.GOOS == "windows" {
-		t.Skip("the worker doors have no unix sockets on Windows")
+	if !hasUnixSockets(t) {
+		t.Skip("this system has no unix sockets")
 	}
 	return socketPath(t)
 }

@@ -68,6 +68,7 @@ func printReport(r veloq.Report) {
 	fmt.Printf("rings      %d submissions, %d completions\n", r.SubmissionEntries, r.CompletionEntries)
 	fmt.Printf("buffers    %d x %d bytes a worker, %s\n", r.Buffers, r.BufferSize, scheme(r.Caps))
 	fmt.Printf("uses       %s\n", strings.Join(r.Caps, " "))
+	fmt.Printf("sockets    %s\n", strings.Join(r.Sockets, " "))
 	for _, e := range r.Refused {
 		fmt.Printf("\nnot got    driver %s: %s: %v\n  cause    %s\n  cure     %s\n", e.Driver, e.Step, e.Err, e.Cause, e.Cure)
 	}
@@ -77,6 +78,10 @@ func printReport(r veloq.Report) {
 		if has(r.Emulated, name) {
 			fmt.Printf("  effect   the driver does it itself, with more system calls\n")
 		}
+	}
+	for _, name := range r.SocketsLack {
+		fmt.Printf("\nnot got    sockets: %s\n  cause    this system's sockets don't have it\n  cure     %s\n",
+			name, socketCure(name))
 	}
 }
 
@@ -109,6 +114,21 @@ var needs = map[string][]string{
 	"RECV_MULTISHOT":     {"BUFFER_RING"},
 	"BUFFER_RING":        {"RECV_MULTISHOT"},
 	"BUFFER_INCREMENTAL": {"BUFFER_RING", "RECV_MULTISHOT"},
+}
+
+// socketsSince is the first Windows 10 with what sockets may have, and the first Linux.
+var socketsSince = map[string][2]string{
+	"UNIX": {"1803", "2.0"}, "UDP_SEGMENT": {"2004", "4.18"}, "UDP_GRO": {"2004", "5.0"},
+	"PACKET_INFO": {"1507", "2.2"}, "ECN": {"1809", "2.6"}, "KEEPALIVE_TIMES": {"1709", "2.4"},
+	"SOCKET_REUSE": {"1507", ""}, "REGISTERED_IO": {"1507", ""},
+}
+
+func socketCure(name string) string {
+	const without = "none is needed: veloq does without"
+	if runtime.GOOS == "windows" {
+		return without + "; Windows 10 " + socketsSince[name][0] + " has it"
+	}
+	return without + "; Linux " + socketsSince[name][1] + " has it"
 }
 
 func explain(name string, caps []string) (cause, cure string) {

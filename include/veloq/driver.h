@@ -38,6 +38,7 @@ enum {
 	VQ_CAP_RESTRICTED = 1u << 13, /* the ring refuses all but the ops of op.h */
 	VQ_CAP_SHUTDOWN = 1u << 14,
 	VQ_CAP_TIMEOUT_UPDATE = 1u << 15,
+	VQ_CAP_SEND_FILE = 1u << 16,
 };
 
 /* At which step a driver could not be created (vq_driver_report.failed_step). */

@@ -75,7 +75,7 @@ enum {
 	 * fewer than asked only with VQ_MSG_DONTWAIT, on cancel, or on an error that the next send
 	 * will report. On a datagram socket the pieces are one datagram, sent whole or not at all:
 	 * to the system's sockaddr at name (none where the socket is connected), with the control
-	 * messages at control, in the system's layout. res: all its bytes, 0 for an empty one;
+	 * messages at control, which control.h describes. res: all its bytes, 0 for an empty one;
 	 * -VQ_EAGAIN without room for it. It needs VQ_MSG_DONTWAIT: Linux copies a datagram before
 	 * it looks for room, and one that io_uring tries again goes out without what was copied.
 	 * An error that the network reported for an earlier datagram of the socket may be this
@@ -90,7 +90,7 @@ enum {
 	 * datagram takes one whole buffer of buf_group, which must be the driver's packet group.
 	 * Of the vq_msghdr only name_len and control_len count; the rest is zero. The buffer then
 	 * begins with a vq_recvmsg_out, followed by name_len bytes that hold the sender's sockaddr,
-	 * control_len bytes that hold control messages in the system's layout, and the payload.
+	 * control_len bytes that hold control messages (control.h), and the payload.
 	 * res: where the payload ends, sizeof(vq_recvmsg_out) + name_len + control_len +
 	 * payload_len, so never 0. A datagram of no bytes is a completion like any other, though it
 	 * may be the terminal one; stage the op anew then. What does not fit the buffer is cut off,
@@ -149,6 +149,15 @@ enum {
 	 * without MORE, or both: MORE alone says.
 	 */
 	VQ_OP_SEND_ZC = 47,
+
+	/*
+	 * Only with VQ_CAP_SEND_FILE: sends bytes of a file on a stream: addr is the system's
+	 * handle of the file, off where they begin, len how many, at most 2^31 - 2. The file stays
+	 * open until the terminal completion. res: bytes sent; fewer than asked only on cancel, at
+	 * the file's end, or on an error that the next send will report. No other send of the
+	 * socket may be in flight.
+	 */
+	VQ_OP_SEND_FILE = 200,
 };
 
 enum {

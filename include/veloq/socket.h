@@ -78,7 +78,7 @@ int vq_socket_stream(uint16_t family, const vq_socket_config *config, int32_t *f
 int vq_socket_datagram(uint16_t family, const vq_socket_config *config, int32_t *failed_call);
 
 /*
- * connect(2) of a datagram socket, which never blocks. Returns 0 or a negative VQ_E*. Any thread.
+ * connect(2). Blocks on a stream socket. Returns 0 or a negative VQ_E*. Any thread.
  */
 int vq_socket_connect(int fd, const vq_addr *addr);
 

@@ -4,6 +4,7 @@ package core
 
 /*
 #cgo CFLAGS: -std=gnu11 -I${SRCDIR}/../../include
+#include "veloq/control.h"
 #include "veloq/driver.h"
 #include "veloq/socket.h"
 
@@ -55,6 +56,18 @@ const (
 	_ = uint(CQEBufMore - C.VQ_CQE_BUF_MORE)
 	_ = uint(C.VQ_CAP_TIMEOUT_UPDATE - CapTimeoutUpdate)
 	_ = uint(CapTimeoutUpdate - C.VQ_CAP_TIMEOUT_UPDATE)
+	_ = uint(C.VQ_IP_PKTINFO - controlInfo4)
+	_ = uint(controlInfo4 - C.VQ_IP_PKTINFO)
+	_ = uint(C.VQ_IPV6_TCLASS - controlClass6)
+	_ = uint(controlClass6 - C.VQ_IPV6_TCLASS)
+	_ = uint(C.VQ_UDP_GRO - controlCoalesce)
+	_ = uint(controlCoalesce - C.VQ_UDP_GRO)
+	_ = uint(C.sizeof_vq_in_pktinfo - info4Bytes)
+	_ = uint(info4Bytes - C.sizeof_vq_in_pktinfo)
+	_ = uint(C.VQ_CAP_SEND_FILE - CapSendFile)
+	_ = uint(CapSendFile - C.VQ_CAP_SEND_FILE)
+	_ = uint(C.VQ_OP_SEND_FILE - OpSendFile)
+	_ = uint(OpSendFile - C.VQ_OP_SEND_FILE)
 	_ = uint(C.VQ_OPT_DONT_FRAGMENT - OptDontFragment)
 	_ = uint(OptDontFragment - C.VQ_OPT_DONT_FRAGMENT)
 	_ = uint(C.VQ_SOCKET_SHARED - SocketShared)

@@ -20,8 +20,12 @@ const ReusePort = true
 // SharesSockets reports whether a driver can send on a socket that Go's netpoller watches.
 const SharesSockets = true
 
-// UnixSockets reports whether streams and datagrams of unix sockets are to be had.
-const UnixSockets = true
+// UnixStreams and UnixDatagrams report whether the system may have such sockets; a stream's making says
+// whether it has.
+const (
+	UnixStreams   = true
+	UnixDatagrams = true
+)
 
 // Segments reports whether the driver has one send cut into several datagrams.
 const Segments = true
@@ -36,17 +40,12 @@ const (
 	NameSend    = "sendmsg"
 )
 
-// Families and control messages: socket(7), ip(7), ipv6(7), udp(7).
+// Address families: socket(7).
 const (
 	systemAFUnix = 1
 	systemAF4    = 2
 	systemAF6    = 10
 )
-
-var systemControl = controlTypes{
-	info4: 8, info6: 50, class4: 1, class6: 67, segment: 103, coalesced: 104,
-	info4Bytes: 12, info4Index: 0, info4Source: 4, info4Address: 8,
-}
 
 // sysError returns the system's error of a portable number, which is the same here.
 func sysError(e Errno) error {

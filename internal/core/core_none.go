@@ -13,8 +13,11 @@ const ReusePort = false
 // SharesSockets is for drivers.
 const SharesSockets = false
 
-// UnixSockets is for those who have sockets.
-const UnixSockets = false
+// UnixStreams and UnixDatagrams are for those who have sockets.
+const (
+	UnixStreams   = false
+	UnixDatagrams = false
+)
 
 // Segments is for those who send.
 const Segments = false
@@ -25,8 +28,6 @@ const (
 	systemAF4    = 2
 	systemAF6    = 10
 )
-
-var systemControl controlTypes
 
 // Names for errors that don't occur.
 const (
@@ -57,6 +58,9 @@ func Alloc(uintptr) unsafe.Pointer { return nil }
 
 // Free has nothing to free.
 func Free(unsafe.Pointer) {}
+
+// Features has no sockets to try.
+func Features() (found, known uint32) { return 0, 0 }
 
 // OpenStream fails.
 func OpenStream(uint16, *SocketConfig) (int32, Call, error) { return -1, CallSocket, ErrNoDriver }

@@ -22,8 +22,12 @@ const ReusePort = false
 // belongs to one completion port for good.
 const SharesSockets = false
 
-// UnixSockets reports whether streams and datagrams of unix sockets are to be had.
-const UnixSockets = false
+// UnixStreams and UnixDatagrams report whether the system may have such sockets; a stream's making says
+// whether it has.
+const (
+	UnixStreams   = true
+	UnixDatagrams = false
+)
 
 // Segments reports whether the driver has one send cut into several datagrams.
 const Segments = false
@@ -38,17 +42,12 @@ const (
 	NameSend    = "wsasendmsg"
 )
 
-// Families and control messages of ws2def.h, ws2ipdef.h and mswsock.h.
+// Address families of ws2def.h.
 const (
 	systemAFUnix = 1
 	systemAF4    = 2
 	systemAF6    = 23
 )
-
-var systemControl = controlTypes{
-	info4: 19, info6: 19, class4: 50, class6: 50, segment: 2, coalesced: 3,
-	info4Bytes: 8, info4Address: 0, info4Source: 0, info4Index: 4,
-}
 
 // A sysErrno is one of the system's errors that goes by two names. Package net's errors on Windows
 // hold Winsock's number (WSAECONNRESET); programs written for all systems test for the name that
@@ -74,6 +73,9 @@ func (e sysErrno) Timeout() bool { return e.invented.Timeout() }
 // Temporary implements net.Error.
 func (e sysErrno) Temporary() bool { return e.invented.Temporary() || e.errno.Temporary() }
 
+// errnoSystem is VQ_ESYSTEM: added to a number of the system that has no portable one.
+const errnoSystem Errno = 0x10000
+
 // sysErrnos holds the portable numbers (include/veloq/base.h) that occur on Windows.
 var sysErrnos = map[Errno]sysErrno{
 	1:   {syscall.ERROR_ACCESS_DENIED, syscall.EPERM},
@@ -92,12 +94,19 @@ var sysErrnos = map[Errno]sysErrno{
 	32:  {10058, syscall.EPIPE}, // WSAESHUTDOWN
 	38:  {120, syscall.ENOSYS},  // ERROR_CALL_NOT_IMPLEMENTED
 	62:  {10060, syscall.ETIME},
+	89:  {10039, syscall.EDESTADDRREQ},
 	90:  {10040, syscall.EMSGSIZE},
+	91:  {10041, syscall.EPROTOTYPE},
+	92:  {10042, syscall.ENOPROTOOPT},
+	93:  {10043, syscall.EPROTONOSUPPORT},
+	94:  {10044, syscall.ESOCKTNOSUPPORT},
 	95:  {10045, syscall.EOPNOTSUPP},
 	97:  {10047, syscall.EAFNOSUPPORT},
 	98:  {10048, syscall.EADDRINUSE},
 	99:  {10049, syscall.EADDRNOTAVAIL},
+	100: {10050, syscall.ENETDOWN},
 	101: {10051, syscall.ENETUNREACH},
+	102: {10052, syscall.ENETRESET},
 	103: {syscall.WSAECONNABORTED, syscall.ECONNABORTED},
 	104: {syscall.WSAECONNRESET, syscall.ECONNRESET},
 	105: {10055, syscall.ENOBUFS},
@@ -105,6 +114,7 @@ var sysErrnos = map[Errno]sysErrno{
 	107: {10057, syscall.ENOTCONN},
 	110: {10060, syscall.ETIMEDOUT},
 	111: {10061, syscall.ECONNREFUSED},
+	112: {10064, syscall.EHOSTDOWN},
 	113: {10065, syscall.EHOSTUNREACH},
 	114: {10037, syscall.EALREADY},
 	115: {10036, syscall.EINPROGRESS},
@@ -115,6 +125,9 @@ var sysErrnos = map[Errno]sysErrno{
 func sysError(e Errno) error {
 	if s, ok := sysErrnos[e]; ok {
 		return s
+	}
+	if e > errnoSystem && e < 2*errnoSystem {
+		return syscall.Errno(e - errnoSystem)
 	}
 	return nil
 }

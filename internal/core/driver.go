@@ -31,6 +31,7 @@ const (
 	CapRestricted
 	CapShutdown
 	CapTimeoutUpdate
+	CapSendFile
 )
 
 // CapNames names the bits of a driver's caps, lowest first.
@@ -38,7 +39,7 @@ var CapNames = [...]string{
 	"SINGLE_ISSUER", "DEFER_TASKRUN", "COOP_TASKRUN", "TASKRUN_FLAG", "SUBMIT_ALL",
 	"REGISTERED_RING", "ACCEPT_MULTISHOT", "RECV_MULTISHOT", "BUFFER_RING",
 	"BUFFER_INCREMENTAL", "SKIP_SUCCESS", "SEND_ZC", "POLL_MULTISHOT", "RESTRICTED",
-	"SHUTDOWN", "TIMEOUT_UPDATE",
+	"SHUTDOWN", "TIMEOUT_UPDATE", "SEND_FILE",
 }
 
 // KnownCaps returns the caps that a driver of that kind may have.
@@ -49,9 +50,9 @@ func KnownCaps(kind uint32) uint32 {
 	}
 	if kind == DriverIOCP {
 		return CapSingleIssuer | CapAcceptMultishot | CapRecvMultishot | CapBufferRing |
-			CapBufferIncremental | CapSkipSuccess
+			CapBufferIncremental | CapSkipSuccess | CapSendFile
 	}
-	return 1<<len(CapNames) - 1
+	return 1<<len(CapNames) - 1 - CapSendFile
 }
 
 // Steps at which the creation of a driver fails: include/veloq/driver.h.

@@ -1,7 +1,7 @@
 package core
 
-// Datagrams' addresses and control messages in the system's own layout, written and read in place:
-// no crossing. What differs between the systems is in controlTypes.
+// Datagrams' addresses, in the system's own layout, and control messages, in that of
+// include/veloq/control.h, written and read in place: no crossing.
 
 import (
 	"encoding/binary"
@@ -24,22 +24,25 @@ const (
 	cmsgHeaderBytes  = 16
 )
 
-// Levels of control messages, the same everywhere.
+// Levels and types of control messages: include/veloq/control.h.
 const (
 	levelIPv4 = 0
 	levelIPv6 = 41
 	levelUDP  = 17
-)
 
-// controlTypes are the types of control messages by the system's numbers.
-type controlTypes struct {
-	info4, info6   int32 // IP_PKTINFO, IPV6_PKTINFO
-	class4, class6 int32 // traffic class or ECN
-	segment        int32 // of a datagram to be sent: the size that it is cut into
-	coalesced      int32 // of a received one: the size that it was put together from
-	// info4Address and info4Index are where IP_PKTINFO has the two; info4Source where a source goes.
-	info4Bytes, info4Address, info4Index, info4Source int
-}
+	controlTOS      = 1
+	controlInfo4    = 8
+	controlInfo6    = 50
+	controlClass6   = 67
+	controlSegment  = 103
+	controlCoalesce = 104
+
+	// controlInfo4's contents: the index, the source of what is sent, the destination of what was
+	// received; controlInfo6's are the address and the index.
+	info4Bytes   = 12
+	info4Source  = 4
+	info4Address = 8
+)
 
 // Control is what a datagram's control messages say.
 type Control struct {
@@ -67,19 +70,18 @@ func ParseControl(b []byte, c *Control) {
 }
 
 func (c *Control) take(level, kind int32, data []byte) {
-	t := &systemControl
 	switch {
-	case level == levelIPv4 && kind == t.class4 && len(data) >= 1:
+	case level == levelIPv4 && kind == controlTOS && len(data) >= 1:
 		c.Class, c.HasClass = data[0], true
-	case level == levelIPv6 && kind == t.class6 && len(data) >= 1:
+	case level == levelIPv6 && kind == controlClass6 && len(data) >= 1:
 		c.Class, c.HasClass = data[0], true // an int, little-endian
-	case level == levelIPv4 && kind == t.info4 && len(data) >= t.info4Bytes:
-		c.Addr = netip.AddrFrom4([4]byte(data[t.info4Address:]))
-		c.Interface = binary.LittleEndian.Uint32(data[t.info4Index:])
-	case level == levelIPv6 && kind == t.info6 && len(data) >= 20:
+	case level == levelIPv4 && kind == controlInfo4 && len(data) >= info4Bytes:
+		c.Addr = netip.AddrFrom4([4]byte(data[info4Address:]))
+		c.Interface = binary.LittleEndian.Uint32(data)
+	case level == levelIPv6 && kind == controlInfo6 && len(data) >= 20:
 		c.Addr = netip.AddrFrom16([16]byte(data)).Unmap()
 		c.Interface = binary.LittleEndian.Uint32(data[16:])
-	case level == levelUDP && kind == t.coalesced && len(data) >= 2:
+	case level == levelUDP && kind == controlCoalesce && len(data) >= 2:
 		c.Segment = binary.LittleEndian.Uint16(data)
 	}
 }
@@ -87,7 +89,6 @@ func (c *Control) take(level, kind int32, data []byte) {
 // PutControl writes the control messages of a datagram to be sent to dst, ControlSpace bytes, and
 // returns how many bytes they take. v4 says that the datagram goes out as IPv4, whatever the socket.
 func PutControl(dst []byte, c *Control, v4 bool) int {
-	t := &systemControl
 	n := 0
 	put := func(level, kind int32, bytes int) []byte {
 		b := dst[n : n+align8(cmsgHeaderBytes+bytes)]
@@ -99,24 +100,24 @@ func PutControl(dst []byte, c *Control, v4 bool) int {
 		return b[cmsgHeaderBytes:]
 	}
 	if c.Segment != 0 {
-		binary.LittleEndian.PutUint16(put(levelUDP, t.segment, 2), c.Segment)
+		binary.LittleEndian.PutUint16(put(levelUDP, controlSegment, 2), c.Segment)
 	}
 	if c.HasClass && v4 {
-		binary.LittleEndian.PutUint32(put(levelIPv4, t.class4, 4), uint32(c.Class))
+		binary.LittleEndian.PutUint32(put(levelIPv4, controlTOS, 4), uint32(c.Class))
 	} else if c.HasClass {
-		binary.LittleEndian.PutUint32(put(levelIPv6, t.class6, 4), uint32(c.Class))
+		binary.LittleEndian.PutUint32(put(levelIPv6, controlClass6, 4), uint32(c.Class))
 	}
 	switch {
 	case !c.Addr.IsValid() && c.Interface == 0:
 	case v4:
-		b := put(levelIPv4, t.info4, t.info4Bytes)
-		binary.LittleEndian.PutUint32(b[t.info4Index:], c.Interface)
+		b := put(levelIPv4, controlInfo4, info4Bytes)
+		binary.LittleEndian.PutUint32(b, c.Interface)
 		if addr := c.Addr.Unmap(); addr.Is4() {
 			ip := addr.As4()
-			copy(b[t.info4Source:], ip[:])
+			copy(b[info4Source:], ip[:])
 		}
 	default:
-		b := put(levelIPv6, t.info6, 20)
+		b := put(levelIPv6, controlInfo6, 20)
 		if c.Addr.IsValid() {
 			ip := c.Addr.As16()
 			copy(b, ip[:])

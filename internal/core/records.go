@@ -20,6 +20,7 @@ const (
 	OpRecv          = 27
 	OpShutdown      = 34
 	OpSendZC        = 47
+	OpSendFile      = 200
 
 	SQELink         = 1 << 2
 	SQEMayBlock     = 1 << 4
