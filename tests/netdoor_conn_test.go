@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -25,6 +26,9 @@ var past = time.Unix(1, 0)
 // Goal: nothing to read is no end, and close and deadline are looked at first, as io.Reader's users
 // know it from package net.
 func TestNetdoorConn_EmptyReadsAndWrites(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("package net's read of nothing waits for something here")
+	}
 	sameAsNet(t, append(streamNetworks, "unixpacket"), func(t *testing.T, p netPackage, network string, seen *protocol) {
 		c, s := pair(t, p, network)
 		empty := func(what string) {
@@ -149,6 +153,9 @@ func TestNetdoorConn_HalfClose(t *testing.T) {
 
 // Goal: a reset is told once by Read as such, and by Write.
 func TestNetdoorConn_Reset(t *testing.T) {
+	if resetReadsAsEnd() {
+		t.Skip("a reset reads as the end here, or not, from run to run")
+	}
 	sameAsNet(t, []string{"tcp", "tcp4", "tcp6"}, func(t *testing.T, p netPackage, network string, seen *protocol) {
 		c, s := pair(t, p, network)
 		require.NoError(t, s.(interface{ SetLinger(sec int) error }).SetLinger(0))

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -110,7 +111,7 @@ func TestNetdoorCopy_ReadFrom(t *testing.T) {
 					if source.name != "failing" {
 						require.NoError(t, newPattern(7).check(got.Bytes()))
 					}
-					if file != nil {
+					if file != nil && runtime.GOOS == "linux" {
 						assert.Zero(t, file.reads, "read, not sent by sendfile")
 					}
 				})
@@ -247,6 +248,9 @@ func TestNetdoorCopy_WriteBuffers(t *testing.T) {
 		assert.Equal(t, "one packet of four", string(buf[:m]))
 	})
 	t.Run("tcp", func(t *testing.T) {
+		if resetReadsAsEnd() {
+			t.Skip("package net gathers all buffers in one WSASend, and Wine refuses so many")
+		}
 		noLeak(t)
 		c, s := pair(t, netPackages[1], "tcp")
 		total := 0

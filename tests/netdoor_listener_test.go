@@ -103,6 +103,9 @@ func roundTripBetween(a, b net.Conn, text string) error {
 
 // Goal: connections that are reset before they are accepted don't end a listener.
 func TestNetdoorListener_SurvivesAborted(t *testing.T) {
+	if resetReadsAsEnd() {
+		t.Skip("package net's Accept returns WSAENOTCONN for such a connection under Wine")
+	}
 	noLeak(t)
 	l, err := veloq.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
