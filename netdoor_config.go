@@ -183,6 +183,12 @@ func (d *Dialer) DialUnix(ctx context.Context, network string, laddr, raddr *net
 	return newUnixConn(c, network, nil, defaultStager()), nil
 }
 
+// DialUDP is net.Dialer's: no name is resolved. Any goroutine.
+func (d *Dialer) DialUDP(ctx context.Context, network string, laddr, raddr netip.AddrPort) (*UDPConn, error) {
+	dialer := d.net()
+	return wrapUDP(dialer.DialUDP(ctx, network, laddr, raddr))
+}
+
 // SetMultipathTCP says whether the net door dials MPTCP, RFC 8684, where the system can; package net
 // decides if it is not called. The worker doors do not. Not while others use the Dialer.
 func (d *Dialer) SetMultipathTCP(use bool) { d.multipath = multipathOf(use) }

@@ -28,7 +28,8 @@ func main() {
 
 func run() error {
 	addr := flag.String("addr", "127.0.0.1:9000", "`address` to listen on")
-	door := flag.String("door", "task", "task, handler, or net: a goroutine a connection, which no other flag concerns")
+	door := flag.String("door", "task", "task, handler, or net: a goroutine a connection, which only -stage concerns")
+	stage := flag.String("stage", "", "with -door net: whether small writes go out together, auto, on or off")
 	workers := flag.Int("workers", 0, "workers; 0 is veloq's default")
 	driver := flag.String("driver", "auto", "auto, uring, epoll or iocp")
 	spin := flag.Duration("spin", 0, "how long an idle worker looks for work before it sleeps")
@@ -44,7 +45,7 @@ func run() error {
 		go func() { fmt.Fprintln(os.Stderr, "debug:", http.ListenAndServe(*debug, nil)) }()
 	}
 	if *door == "net" {
-		return serveNet(*addr)
+		return serveNet(*addr, *stage)
 	}
 	d, err := veloq.ParseDriver(*driver)
 	if err != nil {

@@ -14,7 +14,16 @@ import (
 )
 
 // serveNet serves as a program of package net does: a goroutine a connection. No runtime is started.
-func serveNet(addr string) error {
+func serveNet(addr, stage string) error {
+	if stage != "" {
+		if _, err := veloq.ParseStageMode(stage); err != nil {
+			return err
+		}
+		// Package-level functions take it from there.
+		if err := os.Setenv("VELOQ_STAGE", stage); err != nil {
+			return err
+		}
+	}
 	ln, err := veloq.Listen("tcp", addr)
 	if err != nil {
 		return err
