@@ -20,6 +20,7 @@ type workerStats struct {
 	edgesFull      uint64
 	stagedBatches  uint64
 	stagedWrites   uint64
+	budgetMesh     uint64
 	lastBatch      int
 }
 

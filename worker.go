@@ -40,6 +40,7 @@ type worker struct {
 	load     atomic.Int64 // tasks and streams, for those who choose a worker
 	wakes    atomic.Uint64
 	stager   atomic.Pointer[stager] // has batches sent here; nil while none does
+	mail     atomic.Uint32          // some port of ports was told of something
 	_        [64]byte               // what others write stays off the worker's lines
 
 	// The worker's alone.
@@ -67,6 +68,9 @@ type worker struct {
 	timers         timers
 	knocking       []*worker
 	knocks         []bool
+	ports          []port  // of the public meshes
+	publishing     []*link // have messages that nobody sees yet
+	talk           talk
 	handlerContext Context
 	lastYield      int64
 	stopping       bool
@@ -146,6 +150,7 @@ func (w *worker) armWake() {
 func (w *worker) turn() {
 	w.stats.turns++
 	w.drainMesh()
+	w.drainPorts()
 	w.drainInbox()
 	w.timers.tick()
 	w.runTasks()
@@ -154,6 +159,7 @@ func (w *worker) turn() {
 	w.buffers.reclaim()
 	w.flush()
 	w.timers.arm()
+	w.publishPorts()
 	w.knockAll()
 	w.cross()
 	w.flip()
@@ -173,7 +179,10 @@ func (w *worker) cross() {
 		w.enter(0)
 		return
 	}
-	if w.rt.config.Spin > 0 && w.stats.lastBatch <= spinBatchMax && w.spin() {
+	if w.rt.config.Spin > 0 && w.stats.lastBatch <= spinBatchMax && w.spin(w.rt.config.Spin) {
+		return
+	}
+	if w.talk.spins() && w.talk.judge(w.spin(talkSpin)) {
 		return
 	}
 	w.driver.Doorbell.Prepare()
@@ -183,8 +192,10 @@ func (w *worker) cross() {
 		return
 	}
 	w.stats.waits++
+	w.talk.sleep()
 	w.enter(1)
 	w.driver.Doorbell.Awake()
+	w.talk.awake(w.mail.Load() != 0)
 }
 
 // busy reports whether the worker itself has more to do at once.
@@ -196,19 +207,19 @@ func (w *worker) busy() bool {
 // called reports whether another thread has brought something: what is re-checked between saying
 // that the worker sleeps and sleeping.
 func (w *worker) called() bool {
-	return w.inbox.head.Load() != nil || w.buffers.returned.Load() != nil || w.meshWaiting()
+	return w.inbox.head.Load() != nil || w.buffers.returned.Load() != nil || w.mail.Load() != 0 || w.meshWaiting()
 }
 
-// spin submits what is staged and waits for work without sleeping, for Config.Spin at most. It
+// spin submits what is staged and waits for work without sleeping, for d at most. It
 // reports whether there is any, and has collected it then.
-func (w *worker) spin() bool {
+func (w *worker) spin(d time.Duration) bool {
 	if w.driver.Unsubmitted() > 0 {
 		w.enter(0)
 		if len(w.completions) > 0 {
 			return true
 		}
 	}
-	until := clock() + int64(w.rt.config.Spin)
+	until := clock() + int64(d)
 	for clock() < until {
 		for range 16 {
 			if w.driver.Pending() || w.called() {
