@@ -16,7 +16,13 @@ type Spawner interface {
 	submit(t *task, target int) error
 }
 
-const anyWorker = -1
+// Targets that are no worker's index.
+const (
+	anyWorker     = -1 // the Context's own; the Runtime's choice
+	invalidWorker = -2
+	someWorker    = -3 // as anyWorker, but another one may steal the task before it begins
+	leastWorker   = -4 // the less loaded of two
+)
 
 // JoinHandle is a spawned task's result to come.
 type JoinHandle[T any] struct {
@@ -28,16 +34,30 @@ type JoinHandle[T any] struct {
 	lost atomic.Pointer[PanicError]
 }
 
-// Spawn starts fn as a task: on the worker of s where s is a *Context, on a worker of the runtime's
-// choice where s is a *Runtime. A task that can't be started (runtime closed, inbox full) is joined
-// with that error at once.
+// Spawn starts fn as a task. Where s is a *Context it waits on that worker for its turn, and until it
+// begins a worker without work may take it: fn must not use what lives on the caller's worker,
+// such as its streams; SpawnLocal is for that. Where s is a *Runtime it is SpawnBalanced. A task that
+// can't be started (runtime closed, inbox full) is joined with that error at once.
 //
 // A panic in fn ends that task alone and is carried to who joins it, as a *PanicError. If the handle
 // is dropped without a join, the panic goes to Config.OnPanic when the collector finds it.
 //
 // With a *Context: Worker only. With a *Runtime: Any goroutine.
 func Spawn[T any](s Spawner, fn func(*Context) (T, error)) *JoinHandle[T] {
-	return spawn(s, anyWorker, fn)
+	return spawn(s, someWorker, fn)
+}
+
+// SpawnLocal is Spawn for a task that stays on the worker of the Context, and begins there in its
+// turn. Worker only.
+func SpawnLocal[T any](c *Context, fn func(*Context) (T, error)) *JoinHandle[T] {
+	return spawn(c, anyWorker, fn)
+}
+
+// SpawnBalanced is Spawn on the less loaded of two workers taken at random, by the tasks and streams
+// that each has: the busiest is then close to the mean without anyone looking at all of them. From a
+// task it goes over the mesh. With a *Context: Worker only. With a *Runtime: Any goroutine.
+func SpawnBalanced[T any](s Spawner, fn func(*Context) (T, error)) *JoinHandle[T] {
+	return spawn(s, leastWorker, fn)
 }
 
 // SpawnTo is Spawn on the worker of that index. From a task it goes over the mesh.
@@ -48,9 +68,7 @@ func SpawnTo[T any](s Spawner, worker int, fn func(*Context) (T, error)) *JoinHa
 	return spawn(s, worker, fn)
 }
 
-const invalidWorker = -2
-
-// Go starts fn as a task that nobody joins: a panic goes to Config.OnPanic at once, whose default
+// Go starts fn as a task that nobody joins, on the worker of s where s is a *Context: a panic goes to Config.OnPanic at once, whose default
 // crashes the program, as a goroutine's panic does. The error is that of a task that could not be
 // started. With a *Context: Worker only. With a *Runtime: Any goroutine.
 func Go(s Spawner, fn func(*Context)) error {
@@ -101,7 +119,7 @@ func (h *JoinHandle[T]) Join(c *Context) (T, error) {
 	}
 	// A finisher on this worker is through with the waiter when it shows: then t's own will do.
 	wt := &t.wait
-	if t.waiting || h.ctx.w != c.w {
+	if t.waiting || h.elsewhere(c.w) {
 		wt = &waiter{}
 	}
 	wt.w, wt.t = c.w, t
@@ -115,10 +133,20 @@ func (h *JoinHandle[T]) Join(c *Context) (T, error) {
 			t.park()
 		}
 	}
-	if wt == &t.wait {
-		t.waiting = false
+	if wt == &t.wait && !h.elsewhere(c.w) {
+		t.waiting = false // else its finisher may still look at it
 	}
 	return h.take()
+}
+
+// elsewhere reports whether the task is, or may have ended, on another worker than w; one that may
+// still be stolen is not.
+func (t *task) elsewhere(w *worker) bool {
+	if !t.stealable {
+		return t.ctx.w != w
+	}
+	owner := t.owner.Load()
+	return owner != nil && owner != w
 }
 
 // Wait is Join for goroutines: it blocks until the task has ended or ctx is done. Never from a task,
@@ -148,15 +176,22 @@ func (h *JoinHandle[T]) TryResult() (result T, err error, ok bool) { //nolint:re
 // Cancel cancels the task's Context: wherever it waits, it gets context.Canceled. Kernel operations
 // that it waits for are cancelled. It returns at once. Any goroutine.
 func (h *JoinHandle[T]) Cancel() {
-	w := h.ctx.w
-	if w == nil || h.done.finished() {
+	if h.done.finished() {
 		return
 	}
-	if w.here() && h.ctx.w == w {
+	w := h.owner.Load()
+	switch {
+	case w == nil:
+		// It has not begun. Should it do so right now, it has an owner after this, and may have parked.
+		h.ctx.cancelUnbegun(context.Canceled)
+		if w := h.owner.Load(); w != nil {
+			w.post(&note{wake: &h.task})
+		}
+	case w.here():
 		h.ctx.cancel(context.Canceled)
-		return
+	default:
+		w.post(&note{cancel: &h.task})
 	}
-	w.post(&note{cancel: &h.task})
 }
 
 func (h *JoinHandle[T]) take() (T, error) {

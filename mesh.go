@@ -103,13 +103,14 @@ func (w *worker) knockLater(other *worker) {
 	}
 }
 
-// knockNow rings the other worker at once.
-func (w *worker) knockNow(other *worker) {
+// knockNow rings the other worker at once, and reports whether it slept.
+func (w *worker) knockNow(other *worker) (slept bool) {
 	other.posters.Add(1)
 	if !other.ended.Load() {
-		other.knock()
+		slept = other.knock()
 	}
 	other.posters.Add(-1)
+	return slept
 }
 
 // knockAll rings the workers that were sent something in this turn.

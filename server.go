@@ -26,6 +26,8 @@ type Server struct {
 	listeners []*Listener  // by worker; nil where it has none. Each is its worker's
 	conns     atomic.Int64 // open, on all workers
 	open      []padded     // by worker, that worker's alone
+	placed    []placed     // by worker: open there, or on the way
+	balancer  Balancer
 	alive     atomic.Int64 // listeners that have not been released, and 1 until stop
 	stopping  atomic.Bool
 	aborting  atomic.Bool
@@ -33,6 +35,12 @@ type Server struct {
 	mu   sync.Mutex
 	err  error
 	done chan struct{}
+}
+
+// placed is a counter on a cache line of its own that any worker moves.
+type placed struct {
+	n atomic.Int64
+	_ [56]byte
 }
 
 // padded is a counter on a cache line of its own.
@@ -95,8 +103,10 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 	s.network, s.mode, s.max, s.ctx = network, lc.Accept, lc.MaxConns, ctx
 	s.listeners = make([]*Listener, len(s.rt.workers))
 	s.open = make([]padded, len(s.rt.workers))
+	s.placed = make([]placed, len(s.rt.workers))
 	s.done = make(chan struct{})
-	if !core.ReusePort {
+	s.balancer = lc.Balancer
+	if !core.ReusePort || s.balancer != nil {
 		s.mode = AcceptSpread
 	}
 	listeners := 1
@@ -247,6 +257,7 @@ func (s *Server) listenerEnded() {
 
 func (s *Server) connEnded(w *worker) {
 	s.open[w.id].n--
+	s.placed[w.id].n.Add(-1)
 	if s.conns.Add(-1) == 0 && s.alive.Load() == 0 {
 		s.maybeDone()
 	}
@@ -297,9 +308,16 @@ func (s *Server) wants(w *worker) bool {
 func (s *Server) place(w *worker, fd int32) {
 	s.conns.Add(1)
 	to := w
-	if s.mode == AcceptSpread {
+	switch {
+	case s.balancer != nil:
+		i := s.balancer.Choose(&Accepted{server: s, w: w, fd: fd})
+		if i >= 0 && i < len(s.rt.workers) {
+			to = s.rt.workers[i]
+		}
+	case s.mode == AcceptSpread:
 		to = s.rt.leastLoaded(w)
 	}
+	s.placed[to.id].n.Add(1)
 	if to == w {
 		s.adopt(w, fd)
 		return
@@ -308,6 +326,7 @@ func (s *Server) place(w *worker, fd int32) {
 	to.load.Add(s.connLoad())
 	if !to.send(w, message{kind: messageAdopt, server: s, fd: fd}) {
 		to.load.Add(-s.connLoad())
+		s.placed[to.id].n.Add(-1)
 		_ = core.CloseSocket(fd)
 		s.conns.Add(-1)
 	}

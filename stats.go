@@ -21,6 +21,11 @@ type workerStats struct {
 	stagedBatches  uint64
 	stagedWrites   uint64
 	budgetMesh     uint64
+	budgetTasks    uint64
+	budgetInbox    uint64
+	budgetTimers   uint64
+	stolen         uint64
+	thievesCalled  uint64
 	lastBatch      int
 }
 
@@ -45,6 +50,13 @@ type WorkerStats struct {
 	EdgesFull      uint64 // messages that took the inbox, the mesh's edge being full
 	StagedBatches  uint64 // batches of the net door's staged writes
 	StagedWrites   uint64 // sends in them: one for each connection that had written
+
+	Stolen        uint64 // tasks taken from other workers
+	Lost          uint64 // tasks that other workers took
+	ThievesCalled uint64 // times that a sleeping worker was woken to take some
+
+	// Turns that left work of a kind for the next one, so that the others had theirs.
+	BudgetTasks, BudgetMesh, BudgetInbox, BudgetTimers uint64
 
 	Tasks       int // live tasks
 	Streams     int // open streams
@@ -81,6 +93,8 @@ func (w *worker) snapshot() WorkerStats {
 		Overflows: st.overflows, NoBuffers: st.noBuffers, Spills: st.spills,
 		WritesFull: st.writesFull, Accepted: st.accepted, AcceptBackoffs: st.acceptBackoffs,
 		EdgesFull: st.edgesFull, StagedBatches: st.stagedBatches, StagedWrites: st.stagedWrites,
+		Stolen: st.stolen, Lost: w.thieves.stolen.Load(), ThievesCalled: st.thievesCalled,
+		BudgetTasks: st.budgetTasks, BudgetMesh: st.budgetMesh, BudgetInbox: st.budgetInbox, BudgetTimers: st.budgetTimers,
 		Tasks: w.tasks, Streams: w.streams, Slots: w.slots.used,
 		Timers: w.timers.wheel.Pending(),
 	}

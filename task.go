@@ -8,6 +8,7 @@ import (
 	"iter"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 
 	"github.com/veloq/veloq/internal/gid"
 )
@@ -54,6 +55,10 @@ type task struct {
 	ended    bool
 	detached bool // nobody can join: a panic goes to the panic handler at once
 	failure  error
+
+	// owner is the worker that the task began on; nil before, while others may steal it.
+	owner     atomic.Pointer[worker]
+	stealable bool // was spawned so
 
 	done joinState
 	// wait is for joining tasks of the same worker, one at a time, without an allocation.
@@ -256,10 +261,17 @@ func (w *worker) wake(t *task) {
 
 // start takes a task that arrived on the worker.
 func (w *worker) start(t *task) {
-	w.tasks++
-	w.link(t)
+	w.adoptTask(t)
 	t.queued = true
 	w.runq.push(t)
+}
+
+// adoptTask makes t one of the worker's live tasks. A Cancel from elsewhere that saw no owner has set
+// the Context's error before: the task sees it.
+func (w *worker) adoptTask(t *task) {
+	t.owner.Store(w)
+	w.tasks++
+	w.link(t)
 }
 
 func (w *worker) link(t *task) {
@@ -282,14 +294,22 @@ func (w *worker) unlink(t *task) {
 	t.liveNext, t.livePrev = nil, nil
 }
 
-// runTasks resumes what is runnable, up to a budget, so that completions are not left waiting by
-// tasks that keep waking one another.
+// runTasks resumes what is runnable, up to a budget of resumes and of time, so that completions are
+// not left waiting by tasks that keep waking one another.
 func (w *worker) runTasks() {
-	for range tasksPerTurn {
-		t := w.runq.pop()
+	w.injector.sweep()
+	until := w.timers.now + int64(taskSlice)
+	for i := range tasksPerTurn {
+		if i%taskCheck == taskCheck-1 && clock() > until {
+			break
+		}
+		t := w.nextTask()
 		if t == nil {
 			return
 		}
 		w.resume(t)
+	}
+	if w.runq.len > 0 || w.injector.len() > 0 {
+		w.stats.budgetTasks++
 	}
 }

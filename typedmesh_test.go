@@ -16,7 +16,7 @@ func TestMesh_NoWakeIsLost(t *testing.T) {
 	trips := 20_000
 	switch {
 	case os.Getenv("VELOQ_LONG") == "1" && !racemark.Enabled:
-		trips = 500_000
+		trips = 750_000
 	case testing.Short() || racemark.Enabled:
 		trips = 2_000
 	}

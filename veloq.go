@@ -9,7 +9,6 @@ package veloq
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"runtime"
 	"slices"
@@ -396,7 +395,7 @@ func (rt *Runtime) removeServer(s *Server) {
 
 // submit implements Spawner: the task goes to the less loaded of two workers.
 func (rt *Runtime) submit(t *task, target int) error {
-	if target == anyWorker {
+	if target == anyWorker || target == someWorker || target == leastWorker {
 		target = rt.choose()
 	}
 	if target < 0 || target >= len(rt.workers) {
@@ -421,12 +420,7 @@ func (rt *Runtime) choose() int {
 	if n == 1 {
 		return 0
 	}
-	i := rand.IntN(n)
-	j := (i + 1 + rand.IntN(n-1)) % n
-	if rt.workers[j].load.Load() < rt.workers[i].load.Load() {
-		return j
-	}
-	return i
+	return lessLoaded(n, func(i int) int64 { return rt.workers[i].load.Load() })
 }
 
 // leastLoaded returns the worker with the fewest tasks and streams, w where it is one of them.
@@ -447,9 +441,18 @@ func (c *Context) submit(t *task, target int) error {
 		return w.elsewhere()
 	}
 	t.ctx.values = c.values
-	if target == anyWorker || target == w.id {
+	if target == leastWorker {
+		target = w.rt.choose()
+	}
+	if target == someWorker || target == anyWorker || target == w.id {
 		if w.stopping {
 			return ErrClosed
+		}
+		if target == someWorker {
+			t.stealable = true
+			w.load.Add(1)
+			w.offer(t)
+			return nil
 		}
 		t.ctx.w = w
 		w.load.Add(1)

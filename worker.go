@@ -13,8 +13,15 @@ import (
 	"github.com/veloq/veloq/internal/wheel"
 )
 
-// tasksPerTurn bounds the resumes between two crossings.
-const tasksPerTurn = 4096
+// Budgets of a turn: what is left waits for the next one. Completions need none, as a crossing yields
+// no more than the completion ring holds.
+const (
+	tasksPerTurn  = 4096             // resumes,
+	taskSlice     = time.Millisecond // and the time that they may take,
+	taskCheck     = 32               // which is looked at after so many
+	notesPerTurn  = 4096             // from the inbox
+	timersPerTurn = 4096
+)
 
 // yieldEvery is how long a worker is active before it lets Go's scheduler have its thread's P for a
 // moment: a locked goroutine that never yields keeps sysmon polling every 20 µs, which costs more.
@@ -39,6 +46,8 @@ type worker struct {
 	ended    atomic.Bool
 	load     atomic.Int64 // tasks and streams, for those who choose a worker
 	wakes    atomic.Uint64
+	thieves  thieves
+	injector injector
 	stager   atomic.Pointer[stager] // has batches sent here; nil while none does
 	mail     atomic.Uint32          // some port of ports was told of something
 	_        [64]byte               // what others write stays off the worker's lines
@@ -46,6 +55,9 @@ type worker struct {
 	// The worker's alone.
 	running        *task
 	runq           taskQueue
+	preferNew      bool // nextTask's turn
+	victim         int  // whom steal looked at last
+	inboxRest      *note
 	live           *task
 	tasks          int
 	idle           []*coroutine
@@ -176,6 +188,13 @@ func (w *worker) turn() {
 // so that whoever brings work rings.
 func (w *worker) cross() {
 	if w.busy() || w.empty() {
+		if w.injector.len() > 1 {
+			w.callThief()
+		}
+		w.enter(0)
+		return
+	}
+	if w.steal() {
 		w.enter(0)
 		return
 	}
@@ -186,7 +205,7 @@ func (w *worker) cross() {
 		return
 	}
 	w.driver.Doorbell.Prepare()
-	if w.called() {
+	if w.called() || w.lootWaits() {
 		w.driver.Doorbell.Awake()
 		w.enter(0)
 		return
@@ -200,7 +219,7 @@ func (w *worker) cross() {
 
 // busy reports whether the worker itself has more to do at once.
 func (w *worker) busy() bool {
-	return w.runq.len > 0 || w.settling.len() > 0 || w.dirty.len() > 0 || len(w.resumed) > 0 ||
+	return w.runq.len > 0 || w.injector.len() > 0 || w.inboxRest != nil || w.timers.late || w.settling.len() > 0 || w.dirty.len() > 0 || len(w.resumed) > 0 ||
 		len(w.completions) > 0 || w.partial || w.buffers.offered || w.called()
 }
 
@@ -261,6 +280,7 @@ func (w *worker) stop() {
 			owner.abort()
 		}
 	}
+	w.beginAll()
 	for t := w.live; t != nil; t = t.liveNext {
 		t.ctx.cancel(ErrClosed)
 	}
@@ -275,7 +295,7 @@ func (w *worker) stop() {
 
 // empty reports whether a stopping worker has nothing left but to submit what is staged.
 func (w *worker) empty() bool {
-	return w.stopping && w.tasks == 0 && w.slots.used == 0 && w.inbox.head.Load() == nil &&
+	return w.stopping && w.tasks == 0 && w.slots.used == 0 && w.inboxRest == nil && w.inbox.head.Load() == nil &&
 		!w.meshWaiting() && w.dirty.len() == 0
 }
 
@@ -377,7 +397,8 @@ func (w *worker) refuseLate() {
 	for w.meshWaiting() {
 		w.drainMesh()
 	}
-	for n := w.inbox.takeAll(); n != nil; n = n.next {
+	late := w.takeNotes()
+	for n := late; n != nil; n = n.next {
 		if n.start != nil {
 			w.arrive(n.start)
 		}

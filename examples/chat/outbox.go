@@ -33,7 +33,7 @@ func (o *outbox) put(c *veloq.Context, line string) {
 	}
 	o.lines = append(o.lines, line)
 	if o.carried == nil {
-		o.carried = veloq.Spawn(c, o.empty)
+		o.carried = veloq.SpawnLocal(c, o.empty)
 	}
 }
 
