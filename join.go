@@ -6,6 +6,8 @@ import (
 	"context"
 	"runtime"
 	"sync/atomic"
+
+	"github.com/veloq/veloq/internal/debugtag"
 )
 
 // A Spawner starts tasks: *Context (on its own worker, and for its tasks) and *Runtime (any
@@ -80,6 +82,9 @@ func spawn[T any](s Spawner, target int, fn func(*Context) (T, error)) *JoinHand
 	h := &JoinHandle[T]{fn: fn}
 	h.self = h
 	h.ctx.t = &h.task
+	if debugtag.Enabled {
+		h.noteCreation()
+	}
 	if err := s.submit(&h.task, target); err != nil {
 		h.err = err
 		h.ctx.finish()
@@ -216,6 +221,9 @@ func newDetached(fn func(*Context)) *task {
 	d.self = d
 	d.ctx.t = &d.task
 	d.task.detached = true
+	if debugtag.Enabled {
+		d.noteCreation()
+	}
 	return &d.task
 }
 

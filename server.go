@@ -5,6 +5,7 @@ package veloq
 import (
 	"context"
 	"net"
+	"runtime/pprof"
 	"sync"
 	"sync/atomic"
 
@@ -28,7 +29,8 @@ type Server struct {
 	open      []padded     // by worker, that worker's alone
 	placed    []placed     // by worker: open there, or on the way
 	balancer  Balancer
-	alive     atomic.Int64 // listeners that have not been released, and 1 until stop
+	labels    []context.Context // of its tasks' samples in profiles, by worker
+	alive     atomic.Int64      // listeners that have not been released, and 1 until stop
 	stopping  atomic.Bool
 	aborting  atomic.Bool
 
@@ -129,6 +131,9 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 		// The others share the port that the first one got.
 		addr = bound.AddrPort()
 		each.ReusePort = true
+	}
+	for _, w := range s.rt.workers {
+		s.labels = append(s.labels, pprof.WithLabels(w.labels, pprof.Labels("listener", s.addr.String())))
 	}
 	s.alive.Store(int64(listeners) + 1)
 	for i, fd := range fds {
@@ -372,6 +377,9 @@ type serveTask struct {
 }
 
 func (st *serveTask) runTask(c *Context) {
+	if labels := st.s.server.labels; labels != nil {
+		st.label(labels[c.w.id])
+	}
 	// Deferred: also when fn panics or calls Goexit.
 	defer func() {
 		if !st.s.closed {

@@ -26,6 +26,11 @@ type workerStats struct {
 	budgetTimers   uint64
 	stolen         uint64
 	thievesCalled  uint64
+	batch          Histogram
+	ops            Histogram
+	latency        Histogram
+	lastStaged     uint64
+	crossed        int64 // when the last crossing returned; 0 if it brought nothing
 	lastBatch      int
 }
 
@@ -58,6 +63,15 @@ type WorkerStats struct {
 	// Turns that left work of a kind for the next one, so that the others had theirs.
 	BudgetTasks, BudgetMesh, BudgetInbox, BudgetTimers uint64
 
+	Hogs uint64 // tasks and handlers that kept the worker beyond Config.WatchdogAfter
+
+	Batch   Histogram // completions of each crossing that brought some
+	Ops     Histogram // operations of each crossing that submitted some
+	Latency Histogram // ns from a crossing that brought completions to the next: no completion of it waited longer for its handler or task
+
+	Runnable    int // tasks that wait for their turn
+	Unbegun     int // of Spawn, waiting to begin here or elsewhere
+	Load        int // what balancing goes by: tasks and streams, with those on their way here
 	Tasks       int // live tasks
 	Streams     int // open streams
 	Slots       int // streams and listeners that the driver may complete for
@@ -85,6 +99,28 @@ func (rt *Runtime) Stats() []WorkerStats {
 	return all
 }
 
+// measureTurn notes what the turn is about to submit, and how long the last crossing's completions have
+// kept it.
+func (w *worker) measureTurn() {
+	st := &w.stats
+	if staged := w.driver.Staged; staged != st.lastStaged {
+		st.ops.add(staged - st.lastStaged)
+		st.lastStaged = staged
+	}
+	if st.crossed != 0 {
+		st.latency.add(uint64(clock() - st.crossed))
+		st.crossed = 0
+	}
+}
+
+// measureCrossing notes what the crossing brought.
+func (w *worker) measureCrossing() {
+	if n := len(w.completions); n > 0 {
+		w.stats.batch.add(uint64(n))
+		w.stats.crossed = clock()
+	}
+}
+
 func (w *worker) snapshot() WorkerStats {
 	st := &w.stats
 	out := WorkerStats{
@@ -95,6 +131,8 @@ func (w *worker) snapshot() WorkerStats {
 		EdgesFull: st.edgesFull, StagedBatches: st.stagedBatches, StagedWrites: st.stagedWrites,
 		Stolen: st.stolen, Lost: w.thieves.stolen.Load(), ThievesCalled: st.thievesCalled,
 		BudgetTasks: st.budgetTasks, BudgetMesh: st.budgetMesh, BudgetInbox: st.budgetInbox, BudgetTimers: st.budgetTimers,
+		Hogs: w.watch.hogs.Load(), Batch: st.batch, Ops: st.ops, Latency: st.latency,
+		Runnable: w.runq.len, Unbegun: w.injector.len(), Load: int(w.load.Load()),
 		Tasks: w.tasks, Streams: w.streams, Slots: w.slots.used,
 		Timers: w.timers.wheel.Pending(),
 	}

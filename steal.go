@@ -82,10 +82,10 @@ func (q *injector) sweep() {
 // thieves is what a worker knows about those that it woke to steal from it.
 type thieves struct {
 	stolen atomic.Uint64 // tasks that others took; they count
-	seen   uint64 // at the last call
-	turn   uint64 // in which one was to be called last
-	called bool   // and was woken
-	pause  uint16 // turns to wait after the next call, while calls are in vain
+	seen   uint64        // at the last call
+	turn   uint64        // in which one was to be called last
+	called bool          // and was woken
+	pause  uint16        // turns to wait after the next call, while calls are in vain
 	skip   uint16
 }
 

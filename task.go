@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 
+	"github.com/veloq/veloq/internal/debugtag"
 	"github.com/veloq/veloq/internal/gid"
 )
 
@@ -55,6 +56,9 @@ type task struct {
 	ended    bool
 	detached bool // nobody can join: a panic goes to the panic handler at once
 	failure  error
+
+	begun int64      // when it came to its worker, on the workers' clock
+	notes *taskNotes // nil unless it has a name, or under veloq_debug
 
 	// owner is the worker that the task began on; nil before, while others may steal it.
 	owner     atomic.Pointer[worker]
@@ -110,8 +114,11 @@ type coroutine struct {
 	g     uintptr
 	t     *task
 	yield func(struct{}) bool
-	next  func() (struct{}, bool)
-	stop  func()
+
+	labelled bool
+	name     atomic.Pointer[string] // of its task, for the watchdog
+	next     func() (struct{}, bool)
+	stop     func()
 }
 
 func newCoroutine(w *worker) *coroutine {
@@ -119,6 +126,8 @@ func newCoroutine(w *worker) *coroutine {
 	co.next, co.stop = iter.Pull(func(yield func(struct{}) bool) {
 		co.yield = yield
 		co.g = gid.Get()
+		w.watch.introduce(co.g, co)
+		defer w.watch.leave(co.g)
 		co.serve()
 	})
 	return co
@@ -140,6 +149,7 @@ func (co *coroutine) serve() {
 	for {
 		co.w.currentG.Store(co.g)
 		co.runTask()
+		co.unlabel()
 		if !co.yield(struct{}{}) {
 			stopped = true
 			return
@@ -245,6 +255,9 @@ func (w *worker) endTask(t *task) {
 // may also come for another reason, such as cancellation.
 func (t *task) park() {
 	t.parked = true
+	if debugtag.Enabled {
+		t.notePark()
+	}
 	if !t.co.yield(struct{}{}) {
 		// The worker is ending for good and will not resume: run the deferred calls and be gone.
 		runtime.Goexit()
@@ -270,6 +283,7 @@ func (w *worker) start(t *task) {
 // the Context's error before: the task sees it.
 func (w *worker) adoptTask(t *task) {
 	t.owner.Store(w)
+	t.begun = w.timers.now
 	w.tasks++
 	w.link(t)
 }

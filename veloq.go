@@ -101,6 +101,14 @@ type Config struct {
 	// file with it. A driver without a ring has nothing to restrict.
 	Restrict bool
 
+	// WatchdogAfter is how long a task or handler may keep a worker before it is reported to OnHog and
+	// counted. The default, 0, is 100 ms where OnHog is set and else no watchdog; at least 1 ms. The
+	// report comes a quarter of it late at most.
+	WatchdogAfter time.Duration
+	// OnHog gets each task or handler that keeps its worker for longer, once, while it does. It runs on
+	// the watchdog's goroutine. Finding the stack stops the program's other goroutines for a moment.
+	OnHog func(*Hog)
+
 	// OnPanic gets the panic of a task that nobody joins and of a handler, on a goroutine of the
 	// runtime's choice. The default, nil, crashes the program, as a goroutine's panic does.
 	OnPanic func(*PanicError)
@@ -126,6 +134,9 @@ func (c *Config) setDefaults() error {
 	if c.WriteHigh > 0 {
 		c.WriteHigh = max(c.WriteHigh, inlineMax)
 	}
+	if c.OnHog != nil && c.WatchdogAfter == 0 {
+		c.WatchdogAfter = watchDefault
+	}
 	if c.CloseTimeout == 0 {
 		c.CloseTimeout = 10 * time.Second
 	}
@@ -148,6 +159,8 @@ func (c *Config) check() error {
 		return configError("Spin must be 0 to 1s, is %v", c.Spin)
 	case c.ReadLimit < 1 || c.ReadLimit > 1<<30 || c.WriteHigh < 1 || c.WriteHigh > 1<<30 || c.InboxLimit < 1:
 		return configError("ReadLimit and WriteHigh must be at most 1 GiB, and like InboxLimit positive")
+	case c.WatchdogAfter < 0 || c.WatchdogAfter > 0 && c.WatchdogAfter < time.Millisecond:
+		return configError("WatchdogAfter must be 0 or at least 1ms, is %v", c.WatchdogAfter)
 	case c.CloseTimeout < 0:
 		return configError("CloseTimeout must not be negative, is %v", c.CloseTimeout)
 	case !power(c.SubmissionEntries, 8, 32768):
@@ -265,6 +278,9 @@ func New(config Config) (*Runtime, error) {
 			rt.mesh.free()
 		}
 		return nil, err
+	}
+	if config.WatchdogAfter > 0 {
+		go rt.watchdog()
 	}
 	return rt, nil
 }

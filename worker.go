@@ -4,7 +4,11 @@ package veloq
 // nothing else touches; and its turn.
 
 import (
+	"context"
 	"runtime"
+	"runtime/pprof"
+	"runtime/trace"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -48,6 +52,8 @@ type worker struct {
 	wakes    atomic.Uint64
 	thieves  thieves
 	injector injector
+	watch    watched
+	labels   context.Context        // of its samples in profiles; constant
 	stager   atomic.Pointer[stager] // has batches sent here; nil while none does
 	mail     atomic.Uint32          // some port of ports was told of something
 	_        [64]byte               // what others write stays off the worker's lines
@@ -94,6 +100,8 @@ func newWorker(rt *Runtime, id int) *worker {
 	w := &worker{rt: rt, id: id, knocks: make([]bool, rt.config.Workers)}
 	w.slots.init()
 	w.handlerContext.w = w
+	w.watch.on = rt.config.WatchdogAfter > 0
+	w.labels = pprof.WithLabels(context.Background(), pprof.Labels("worker", strconv.Itoa(id)))
 	return w
 }
 
@@ -123,6 +131,8 @@ func (w *worker) main(started chan<- error) {
 func (w *worker) setUp() error {
 	w.g = gid.Get()
 	w.currentG.Store(w.g)
+	pprof.SetGoroutineLabels(w.labels) // which its coroutines inherit
+	w.watch.introduce(w.g, nil)
 	c := &w.rt.config
 	if c.PinCPU {
 		if err := core.PinThread(uint32(w.id % runtime.NumCPU())); err != nil {
@@ -161,11 +171,14 @@ func (w *worker) armWake() {
 // everything that completed is dispatched.
 func (w *worker) turn() {
 	w.stats.turns++
+	if w.watch.on {
+		w.watch.beat.Store(w.stats.turns)
+	}
 	w.drainMesh()
 	w.drainPorts()
 	w.drainInbox()
 	w.timers.tick()
-	w.runTasks()
+	w.traced("veloq.tasks", w.runTasks)
 	w.settleStreams()
 	w.resumeHandlers()
 	w.buffers.reclaim()
@@ -173,15 +186,27 @@ func (w *worker) turn() {
 	w.timers.arm()
 	w.publishPorts()
 	w.knockAll()
+	w.measureTurn()
 	w.cross()
 	w.flip()
-	w.dispatch()
+	w.measureCrossing()
+	w.traced("veloq.dispatch", w.dispatch)
 	w.forgetRead()
 	w.forgetLent()
 	if now := w.timers.now; now-w.lastYield > yieldEvery {
 		w.lastYield = now
 		runtime.Gosched()
 	}
+}
+
+// traced runs a part of the turn as a region of an execution trace, if one is being taken.
+func (w *worker) traced(region string, part func()) {
+	if !trace.IsEnabled() {
+		part()
+		return
+	}
+	defer trace.StartRegion(w.labels, region).End()
+	part()
 }
 
 // cross is the turn's one crossing. It waits only when nothing is left to do here, and says so first,
@@ -212,7 +237,14 @@ func (w *worker) cross() {
 	}
 	w.stats.waits++
 	w.talk.sleep()
+	if w.watch.on {
+		w.watch.sleep.Store(true)
+	}
 	w.enter(1)
+	if w.watch.on {
+		w.watch.beat.Store(0) // no turn's number: what follows is counted from here
+		w.watch.sleep.Store(false)
+	}
 	w.driver.Doorbell.Awake()
 	w.talk.awake(w.mail.Load() != 0)
 }
