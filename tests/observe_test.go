@@ -64,4 +64,3 @@ func TestRuntime_DumpListsTasksAndConnections(t *testing.T) {
 	require.NoError(t, rt.Close())
 	require.ErrorIs(t, rt.Dump(&out), veloq.ErrClosed)
 }
-
