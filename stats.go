@@ -78,6 +78,8 @@ type WorkerStats struct {
 	Timers      int // pending timers
 	BuffersFree int // receive buffers in the group
 	Buffers     int // receive buffers in all
+	PoolBytes   int // memory of the worker's pools
+	PoolInUse   int // their buffers that are not known to be back
 }
 
 // Stats returns each worker's counters, taken between two of its turns. After Close it returns nil.
@@ -135,6 +137,10 @@ func (w *worker) snapshot() WorkerStats {
 		Runnable: w.runq.len, Unbegun: w.injector.len(), Load: int(w.load.Load()),
 		Tasks: w.tasks, Streams: w.streams, Slots: w.slots.used,
 		Timers: w.timers.wheel.Pending(),
+	}
+	for _, p := range w.pools {
+		out.PoolBytes += p.bytes
+		out.PoolInUse += p.inUse
 	}
 	if !w.ended.Load() {
 		out.Crossings = w.driver.Enters

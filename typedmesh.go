@@ -16,12 +16,13 @@ import (
 )
 
 // ErrMeshClosed is what a closed mesh answers; errors.Is finds net.ErrClosed in it.
-var ErrMeshClosed error = meshClosed{}
+var ErrMeshClosed error = thingClosed("mesh")
 
-type meshClosed struct{}
+// thingClosed is the error of a thing of that name that is closed.
+type thingClosed string
 
-func (meshClosed) Error() string        { return "veloq: mesh closed" }
-func (meshClosed) Is(target error) bool { return target == net.ErrClosed }
+func (t thingClosed) Error() string      { return "veloq: " + string(t) + " closed" }
+func (thingClosed) Is(target error) bool { return target == net.ErrClosed }
 
 // MeshConfig says how a mesh is made. The zero value of each field is its default.
 type MeshConfig struct {

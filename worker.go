@@ -83,6 +83,7 @@ type worker struct {
 	partial        bool      // the last enter left submissions behind
 	outFree        []*outbound
 	chunkFree      []*chunk
+	pools          []*Pool
 	timers         timers
 	knocking       []*worker
 	knocks         []bool
@@ -452,6 +453,9 @@ func (w *worker) freeMemory() {
 	}
 	for _, c := range w.chunkFree {
 		c.free()
+	}
+	for _, p := range w.pools {
+		p.free()
 	}
 	w.arena.free()
 	w.sentArena.free()

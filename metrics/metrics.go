@@ -29,7 +29,7 @@ const Patience = time.Second
 // gauges are the fields of WorkerStats that go up and down; the other numbers are counters.
 var gauges = map[string]bool{
 	"Tasks": true, "Streams": true, "Slots": true, "Timers": true, "BuffersFree": true, "Buffers": true,
-	"Runnable": true, "Unbegun": true, "Load": true,
+	"PoolBytes": true, "PoolInUse": true, "Runnable": true, "Unbegun": true, "Load": true,
 }
 
 // Handler returns the handler of a scrape: the runtime's counters in Prometheus' text format, version
