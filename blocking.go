@@ -125,7 +125,9 @@ func (j *blockingJob) cancel(err error, dropped bool) {
 		p.mu.Unlock()
 		return
 	}
-	j.t.dropped = j.t.dropped || dropped
+	if dropped {
+		j.t.dropped.Store(true)
+	}
 	queued := j.state == jobQueued
 	if queued {
 		j.state = jobOver

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/veloq/veloq/internal/core"
+	"github.com/veloq/veloq/internal/debugtag"
 )
 
 // buffer is one provided buffer. The driver fills it from the start; each completion hands out the
@@ -73,6 +74,9 @@ func (g *bufferGroup) take(index uint16, n int32, flags uint32) Lease {
 // recycle offers a buffer again that nobody refers to any more. Worker only.
 func (g *bufferGroup) recycle(b *buffer) {
 	b.gen.Add(1)
+	if debugtag.Enabled {
+		poisonBytes(g.ring.Memory(b.index, 0, g.ring.SizeBytes))
+	}
 	b.fill = 0
 	if b.refs.Load() != 1 {
 		b.refs.Store(1)
@@ -187,7 +191,13 @@ func (l Lease) Slice(from, to int) Lease {
 // its worker by itself. Any goroutine.
 func (l Lease) Release() {
 	b := l.buffer
-	if b == nil || b.gen.Load() != l.gen {
+	if b == nil {
+		return
+	}
+	if b.gen.Load() != l.gen {
+		if debugtag.Enabled && !b.group.w.rt.closing.Load() {
+			panic(misuse("lease released again, after its buffer went back", nil))
+		}
 		return
 	}
 	g := b.group

@@ -133,6 +133,13 @@ func (c *Context) end(err error) bool {
 	return true
 }
 
+// cancelUnbegun ends the context of a task that no worker has yet. Any goroutine.
+func (c *Context) cancelUnbegun(err error) {
+	if c.err.CompareAndSwap(nil, &err) {
+		c.closeDone()
+	}
+}
+
 // finish ends the context of a task that has ended, for goroutines that were handed it.
 func (c *Context) finish() {
 	if c.err.CompareAndSwap(nil, &errEnded) {

@@ -110,7 +110,8 @@ func Example_handlerServer() {
 	// served: <nil>
 }
 
-// Tasks are spawned from anywhere by the Runtime, and on the same worker by a task's Context. A task
+// Tasks are spawned from anywhere by the Runtime, and by a task's Context for its worker or one without
+// work. A task
 // joins by Join, which parks it; a goroutine by Wait, which blocks it.
 func ExampleSpawn() {
 	rt, err := veloq.New(veloq.Config{})

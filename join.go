@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/veloq/veloq/internal/debugtag"
 	"github.com/veloq/veloq/internal/gid"
 )
 
@@ -21,7 +22,13 @@ type Spawner interface {
 	lend(job *blockingJob) error
 }
 
-const anyWorker = -1
+// Targets that are no worker's index.
+const (
+	anyWorker     = -1 // the Context's own; the Runtime's choice
+	invalidWorker = -2
+	someWorker    = -3 // as anyWorker, but another one may steal the task before it begins
+	leastWorker   = -4 // the less loaded of two
+)
 
 // JoinHandle is a spawned task's result to come.
 type JoinHandle[T any] struct {
@@ -32,8 +39,10 @@ type JoinHandle[T any] struct {
 	err    error
 }
 
-// Spawn starts fn as a task: on the worker of s where s is a *Context or a *TaskScope, on a worker of the
-// runtime's choice where s is a *Runtime. A task that can't be started is joined with the reason at
+// Spawn starts fn as a task. Where s is a *Context it waits on that worker for its turn, and until it
+// begins a worker without work may take it: fn must not use what lives on the caller's worker, such as
+// its streams; SpawnLocal, Go and scopes are for that. Where s is a *TaskScope it stays on its worker,
+// where s is a *Runtime it is SpawnBalanced. A task that can't be started is joined with the reason at
 // once: ErrClosed, ErrFull (the inbox), ErrNoWorker, ErrScopeEnded, or the scope's Context's error.
 //
 // A panic in fn ends that task alone and is carried to who joins it, as a *PanicError. If the handle
@@ -41,7 +50,14 @@ type JoinHandle[T any] struct {
 //
 // With a *Context or *TaskScope: Worker only. With a *Runtime: Any goroutine.
 func Spawn[T any](s Spawner, fn func(*Context) (T, error)) *JoinHandle[T] {
-	return spawn(s, anyWorker, fn)
+	return spawn(s, someWorker, fn)
+}
+
+// SpawnBalanced is Spawn on the less loaded of two workers taken at random, by the tasks and streams
+// that each has: the busiest is then close to the mean without anyone looking at all of them. From a
+// task it goes over the mesh. With a *Context: Worker only. With a *Runtime: Any goroutine.
+func SpawnBalanced[T any](s Spawner, fn func(*Context) (T, error)) *JoinHandle[T] {
+	return spawn(s, leastWorker, fn)
 }
 
 // SpawnTo is Spawn on the worker of that index. From a task it goes over the mesh.
@@ -52,9 +68,7 @@ func SpawnTo[T any](s Spawner, worker int, fn func(*Context) (T, error)) *JoinHa
 	return spawn(s, worker, fn)
 }
 
-const invalidWorker = -2
-
-// Go starts fn as a task that nobody joins: a panic goes to Config.OnPanic at once, whose default
+// Go starts fn as a task that nobody joins, on the worker of s where s is a *Context: a panic goes to Config.OnPanic at once, whose default
 // crashes the program, as a goroutine's panic does. The error is that of a task that could not be
 // started. With a *Context or *TaskScope: Worker only. With a *Runtime: Any goroutine.
 func Go(s Spawner, fn func(*Context)) error {
@@ -66,6 +80,9 @@ func spawn[T any](s Spawner, target int, fn func(*Context) (T, error)) *JoinHand
 	h := &JoinHandle[T]{fn: fn}
 	h.self = h
 	h.ctx.t = &h.task
+	if debugtag.Enabled {
+		h.noteCreation()
+	}
 	if err := s.submit(&h.task, target); err != nil {
 		h.err = err
 		h.ctx.finish()
@@ -162,11 +179,17 @@ func (h *JoinHandle[T]) Cancel() {
 
 // cancelTask cancels a task on its handle's behalf. Any goroutine.
 func cancelTask(t *task) {
-	w := t.ctx.w
+	w := t.owner.Load()
 	switch {
-	case w == nil: // never started
+	case w == nil:
+		// It has not begun. Should it do so right now, it has an owner after this, and may have parked.
+		t.dropped.Store(true)
+		t.ctx.cancelUnbegun(context.Canceled)
+		if w := t.owner.Load(); w != nil {
+			w.post(&note{wake: t})
+		}
 	case gid.Supported && w.here():
-		t.dropped = true
+		t.dropped.Store(true)
 		t.ctx.cancel(context.Canceled)
 	default:
 		w.post(&note{cancel: t})
@@ -195,6 +218,9 @@ func newDetached(fn func(*Context)) *task {
 	d.self = d
 	d.ctx.t = &d.task
 	d.task.detached = true
+	if debugtag.Enabled {
+		d.noteCreation()
+	}
 	return &d.task
 }
 

@@ -70,6 +70,9 @@ type ListenConfig struct {
 	ReadBuffer, WriteBuffer int
 	// Accept says how a server's connections reach the workers.
 	Accept AcceptMode
+	// Balancer chooses the worker of each connection, of one listening socket: Accept is then
+	// AcceptSpread. The default, nil, leaves it to Accept. A panic in it crashes the program.
+	Balancer Balancer
 	// MaxConns bounds a server's open connections on each worker; 0 leaves that to RLIMIT_NOFILE.
 	// At the bound further ones wait in the kernel's accept queue.
 	MaxConns int

@@ -104,16 +104,22 @@ func (w *worker) knockLater(other *worker) {
 	}
 }
 
+// knockNow rings the other worker at once, and reports whether it slept.
+func (w *worker) knockNow(other *worker) (slept bool) {
+	other.posters.Add(1)
+	if !other.ended.Load() {
+		slept = other.knock()
+	}
+	other.posters.Add(-1)
+	return slept
+}
+
 // knockAll rings the workers that were sent something in this turn.
 func (w *worker) knockAll() {
 	for i, other := range w.knocking {
 		w.knocking[i] = nil
 		w.knocks[other.id] = false
-		other.posters.Add(1)
-		if !other.ended.Load() {
-			other.knock()
-		}
-		other.posters.Add(-1)
+		w.knockNow(other)
 	}
 	w.knocking = w.knocking[:0]
 }

@@ -153,6 +153,9 @@ func (s *TaskScope) submit(t *task, target int) error {
 		return err
 	}
 	t.scope = s
+	if target == someWorker {
+		target = anyWorker // what it uses of the scope lives here
+	}
 	if err := s.ctx.submit(t, target); err != nil {
 		t.scope = nil
 		return err
@@ -214,7 +217,7 @@ func (s *TaskScope) childEnded(from *worker, t *task) {
 // account takes note of a child's end, on the scope's worker.
 func (s *TaskScope) account(t *task) {
 	s.unlink(t)
-	if err := t.ending(); err != nil && (!t.dropped || !errors.Is(err, context.Canceled)) {
+	if err := t.ending(); err != nil && (!t.dropped.Load() || !errors.Is(err, context.Canceled)) {
 		s.fail(err)
 	}
 	if s.live == 0 {

@@ -5,6 +5,7 @@ package veloq
 import (
 	"context"
 	"net"
+	"runtime/pprof"
 	"sync"
 	"sync/atomic"
 
@@ -26,13 +27,22 @@ type Server struct {
 	listeners []*Listener  // by worker; nil where it has none. Each is its worker's
 	conns     atomic.Int64 // open, on all workers
 	open      []padded     // by worker, that worker's alone
-	alive     atomic.Int64 // listeners that have not been released, and 1 until stop
+	placed    []placed     // by worker: open there, or on the way
+	balancer  Balancer
+	labels    []context.Context // of its tasks' samples in profiles, by worker
+	alive     atomic.Int64      // listeners that have not been released, and 1 until stop
 	stopping  atomic.Bool
 	aborting  atomic.Bool
 
 	mu   sync.Mutex
 	err  error
 	done chan struct{}
+}
+
+// placed is a counter on a cache line of its own that any worker moves.
+type placed struct {
+	n atomic.Int64
+	_ [56]byte
 }
 
 // padded is a counter on a cache line of its own.
@@ -95,8 +105,10 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 	s.network, s.mode, s.max = network, lc.Accept, lc.MaxConns
 	s.listeners = make([]*Listener, len(s.rt.workers))
 	s.open = make([]padded, len(s.rt.workers))
+	s.placed = make([]placed, len(s.rt.workers))
 	s.done = make(chan struct{})
-	if !core.ReusePort || network == networkUnix {
+	s.balancer = lc.Balancer
+	if !core.ReusePort || network == networkUnix || s.balancer != nil {
 		s.mode = AcceptSpread
 	}
 	listeners := 1
@@ -106,6 +118,9 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 	fds, err := lc.openAll(ctx, s, address, listeners)
 	if err != nil {
 		return nil, err
+	}
+	for _, w := range s.rt.workers {
+		s.labels = append(s.labels, pprof.WithLabels(w.labels, pprof.Labels("listener", s.addr.String())))
 	}
 	s.alive.Store(int64(listeners) + 1)
 	for i, fd := range fds {
@@ -267,6 +282,7 @@ func (s *Server) listenerEnded() {
 
 func (s *Server) connEnded(w *worker) {
 	s.open[w.id].n--
+	s.placed[w.id].n.Add(-1)
 	if s.conns.Add(-1) == 0 && s.alive.Load() == 0 {
 		s.maybeDone()
 	}
@@ -317,9 +333,16 @@ func (s *Server) wants(w *worker) bool {
 func (s *Server) place(w *worker, fd int32) {
 	s.conns.Add(1)
 	to := w
-	if s.mode == AcceptSpread {
+	switch {
+	case s.balancer != nil:
+		i := s.balancer.Choose(&Accepted{server: s, w: w, fd: fd})
+		if i >= 0 && i < len(s.rt.workers) {
+			to = s.rt.workers[i]
+		}
+	case s.mode == AcceptSpread:
 		to = s.rt.leastLoaded(w)
 	}
+	s.placed[to.id].n.Add(1)
 	if to == w {
 		s.adopt(w, fd)
 		return
@@ -328,6 +351,7 @@ func (s *Server) place(w *worker, fd int32) {
 	to.load.Add(s.connLoad())
 	if !to.send(w, message{kind: messageAdopt, server: s, fd: fd}) {
 		to.load.Add(-s.connLoad())
+		s.placed[to.id].n.Add(-1)
 		_ = core.CloseSocket(fd)
 		s.conns.Add(-1)
 	}
@@ -373,6 +397,9 @@ type serveTask struct {
 }
 
 func (st *serveTask) runTask(c *Context) {
+	if labels := st.s.server.labels; labels != nil {
+		st.label(labels[c.w.id])
+	}
 	// Deferred: also when fn panics or calls Goexit.
 	defer func() {
 		if !st.s.closed {

@@ -26,7 +26,19 @@ type workerStats struct {
 	packetsIn, packetsOut uint64
 	packetErrors          uint64
 	segmentRefusals       uint64
-	lastBatch             int
+
+	budgetMesh    uint64
+	budgetTasks   uint64
+	budgetInbox   uint64
+	budgetTimers  uint64
+	stolen        uint64
+	thievesCalled uint64
+	batch         Histogram
+	ops           Histogram
+	latency       Histogram
+	lastStaged    uint64
+	crossed       int64 // when the last crossing returned; 0 if it brought nothing
+	lastBatch     int
 }
 
 // WorkerStats are one worker's counters since its start, and what it holds now.
@@ -58,6 +70,22 @@ type WorkerStats struct {
 	PacketErrors    uint64 // errors that datagram sockets had, of receives and of sends
 	SegmentRefusals uint64 // sends that the kernel refused to cut into datagrams
 
+	Stolen        uint64 // tasks taken from other workers
+	Lost          uint64 // tasks that other workers took
+	ThievesCalled uint64 // times that a sleeping worker was woken to take some
+
+	// Turns that left work of a kind for the next one, so that the others had theirs.
+	BudgetTasks, BudgetMesh, BudgetInbox, BudgetTimers uint64
+
+	Hogs uint64 // tasks and handlers that kept the worker beyond Config.WatchdogAfter
+
+	Batch   Histogram // completions of each crossing that brought some
+	Ops     Histogram // operations of each crossing that submitted some
+	Latency Histogram // ns from a crossing that brought completions to the next: no completion of it waited longer for its handler or task
+
+	Runnable    int // tasks that wait for their turn
+	Unbegun     int // of Spawn, waiting to begin here or elsewhere
+	Load        int // what balancing goes by: tasks and streams, with those on their way here
 	Tasks       int // live tasks
 	Datagrams   int // open datagram sockets
 	PacketsFree int // packet buffers in the group
@@ -67,6 +95,8 @@ type WorkerStats struct {
 	Timers      int // pending timers
 	BuffersFree int // receive buffers in the group
 	Buffers     int // receive buffers in all
+	PoolBytes   int // memory of the worker's pools
+	PoolInUse   int // their buffers that are not known to be back
 }
 
 // Stats returns each worker's counters, taken between two of its turns. After Close it returns nil.
@@ -88,6 +118,28 @@ func (rt *Runtime) Stats() []WorkerStats {
 	return all
 }
 
+// measureTurn notes what the turn is about to submit, and how long the last crossing's completions have
+// kept it.
+func (w *worker) measureTurn() {
+	st := &w.stats
+	if staged := w.driver.Staged; staged != st.lastStaged {
+		st.ops.add(staged - st.lastStaged)
+		st.lastStaged = staged
+	}
+	if st.crossed != 0 {
+		st.latency.add(uint64(clock() - st.crossed))
+		st.crossed = 0
+	}
+}
+
+// measureCrossing notes what the crossing brought.
+func (w *worker) measureCrossing() {
+	if n := len(w.completions); n > 0 {
+		w.stats.batch.add(uint64(n))
+		w.stats.crossed = clock()
+	}
+}
+
 func (w *worker) snapshot() WorkerStats {
 	st := &w.stats
 	out := WorkerStats{
@@ -100,8 +152,16 @@ func (w *worker) snapshot() WorkerStats {
 		StagedBatches: st.stagedBatches, StagedWrites: st.stagedWrites,
 		PacketsIn: st.packetsIn, PacketsOut: st.packetsOut, PacketErrors: st.packetErrors,
 		SegmentRefusals: st.segmentRefusals,
-		Tasks:           w.tasks, Streams: w.streams, Datagrams: w.sockets, Slots: w.slots.used,
+		Stolen:          st.stolen, Lost: w.thieves.stolen.Load(), ThievesCalled: st.thievesCalled,
+		BudgetTasks: st.budgetTasks, BudgetMesh: st.budgetMesh, BudgetInbox: st.budgetInbox, BudgetTimers: st.budgetTimers,
+		Hogs: w.watch.hogs.Load(), Batch: st.batch, Ops: st.ops, Latency: st.latency,
+		Runnable: w.runq.len, Unbegun: w.injector.len(), Load: int(w.load.Load()),
+		Tasks: w.tasks, Streams: w.streams, Datagrams: w.sockets, Slots: w.slots.used,
 		Timers: w.timers.wheel.Pending(),
+	}
+	for _, p := range w.pools {
+		out.PoolBytes += p.bytes
+		out.PoolInUse += p.inUse
 	}
 	if !w.ended.Load() {
 		out.Crossings = w.driver.Enters

@@ -8,7 +8,9 @@ import (
 	"iter"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 
+	"github.com/veloq/veloq/internal/debugtag"
 	"github.com/veloq/veloq/internal/gid"
 )
 
@@ -54,14 +56,21 @@ type task struct {
 	returned bool // run came back by itself
 	ended    bool
 	detached bool // nobody can join: a panic goes to the panic handler at once
-	dropped  bool // cancelled by its own handle: its scope does not fail by that
 	failure  error
+	dropped  atomic.Bool // cancelled by its own handle: its scope does not fail by that
 
 	follows  *follower    // the context.Context that it ends with; nil for none
 	scope    *TaskScope   // that it was spawned into; nil for none
 	blocking *blockingJob // it is a call in the blocking pool, and never on a worker
 	// Among its scope's children.
 	scopeNext, scopePrev *task
+
+	begun int64      // when it came to its worker, on the workers' clock
+	notes *taskNotes // nil unless it has a name, or under veloq_debug
+
+	// owner is the worker that the task began on; nil before, while others may steal it.
+	owner     atomic.Pointer[worker]
+	stealable bool // was spawned so
 }
 
 // A runner is the typed half of a task: what it runs, and where a result goes.
@@ -147,6 +156,9 @@ type coroutine struct {
 	// For its task's waits in one queue, without an allocation.
 	claimant claimant
 	place    place
+
+	labelled bool
+	name     atomic.Pointer[string] // of its task, for the watchdog
 }
 
 func newCoroutine(w *worker) *coroutine {
@@ -154,6 +166,8 @@ func newCoroutine(w *worker) *coroutine {
 	co.next, co.stop = iter.Pull(func(yield func(struct{}) bool) {
 		co.yield = yield
 		co.g = gid.Get()
+		w.watch.introduce(co.g, co)
+		defer w.watch.leave(co.g)
 		co.serve()
 	})
 	return co
@@ -175,6 +189,7 @@ func (co *coroutine) serve() {
 	for {
 		co.w.currentG.Store(co.g)
 		co.runTask()
+		co.unlabel()
 		if !co.yield(struct{}{}) {
 			stopped = true
 			return
@@ -307,6 +322,9 @@ func (w *worker) tellEnd(t *task) {
 // may also come for another reason, such as cancellation.
 func (t *task) park() {
 	t.parked = true
+	if debugtag.Enabled {
+		t.notePark()
+	}
 	if !t.co.yield(struct{}{}) {
 		// The worker is ending for good and will not resume: run the deferred calls and be gone.
 		runtime.Goexit()
@@ -323,10 +341,18 @@ func (w *worker) wake(t *task) {
 
 // start takes a task that arrived on the worker.
 func (w *worker) start(t *task) {
-	w.tasks++
-	w.link(t)
+	w.adoptTask(t)
 	t.queued = true
 	w.runq.push(t)
+}
+
+// adoptTask makes t one of the worker's live tasks. A Cancel from elsewhere that saw no owner has set
+// the Context's error before: the task sees it.
+func (w *worker) adoptTask(t *task) {
+	t.owner.Store(w)
+	t.begun = w.timers.now
+	w.tasks++
+	w.link(t)
 	if t.follows != nil {
 		t.follows.begin(t)
 	}
@@ -352,19 +378,27 @@ func (w *worker) unlink(t *task) {
 	t.liveNext, t.livePrev = nil, nil
 }
 
-// runTasks resumes what is runnable, up to a budget, so that completions are not left waiting by
-// tasks that keep waking one another.
+// runTasks resumes what is runnable, up to a budget of resumes and of time, so that completions are
+// not left waiting by tasks that keep waking one another.
 func (w *worker) runTasks() {
-	for left := tasksPerTurn; left > 0 && w.runq.len > 0; {
-		w.runSome(&left)
+	w.injector.sweep()
+	left, until := tasksPerTurn, w.timers.now+int64(taskSlice)
+	for w.runSome(&left, until) {
+	}
+	if w.runq.len > 0 || w.injector.len() > 0 {
+		w.stats.budgetTasks++
 	}
 }
 
-// runSome is runTasks until a task costs its coroutine.
-func (w *worker) runSome(left *int) {
+// runSome is runTasks until a task costs its coroutine: then it reports that there may be more.
+func (w *worker) runSome(left *int, until int64) (more bool) {
 	defer w.afterGoexit()
+	more = true // what a recovered end of a coroutine returns
 	for *left > 0 {
-		t := w.runq.pop()
+		if *left%taskCheck == 1 && clock() > until {
+			break
+		}
+		t := w.nextTask()
 		if t == nil {
 			break
 		}
@@ -372,4 +406,5 @@ func (w *worker) runSome(left *int) {
 		w.resume(t)
 	}
 	w.currentG.Store(w.g)
+	return false
 }

@@ -11,7 +11,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"runtime"
 	"slices"
@@ -125,6 +124,14 @@ type Config struct {
 	// file with it. A driver without a ring has nothing to restrict.
 	Restrict bool
 
+	// WatchdogAfter is how long a task or handler may keep a worker before it is reported to OnHog and
+	// counted. The default, 0, is 100 ms where OnHog is set and else no watchdog; at least 1 ms. The
+	// report comes a quarter of it late at most.
+	WatchdogAfter time.Duration
+	// OnHog gets each task or handler that keeps its worker for longer, once, while it does. It runs on
+	// the watchdog's goroutine. Finding the stack stops the program's other goroutines for a moment.
+	OnHog func(*Hog)
+
 	// OnPanic gets the panic of a task that nobody joins and of a handler, on a goroutine of the
 	// runtime's choice. The default, nil, crashes the program, as a goroutine's panic does.
 	OnPanic func(*PanicError)
@@ -155,6 +162,9 @@ func (c *Config) setDefaults() error {
 	if c.WriteHigh > 0 {
 		c.WriteHigh = max(c.WriteHigh, inlineMax)
 	}
+	if c.OnHog != nil && c.WatchdogAfter == 0 {
+		c.WatchdogAfter = watchDefault
+	}
 	if c.CloseTimeout == 0 {
 		c.CloseTimeout = 10 * time.Second
 	}
@@ -184,6 +194,8 @@ func (c *Config) check() error {
 		return configError("ZeroCopyMin must not be negative, is %d", c.ZeroCopyMin)
 	case c.BlockingMax < 1 || c.BlockingQueue < -1 || c.BlockingIdle < 0:
 		return configError("BlockingMax must be positive, BlockingQueue at least -1, BlockingIdle not negative")
+	case c.WatchdogAfter < 0 || c.WatchdogAfter > 0 && c.WatchdogAfter < time.Millisecond:
+		return configError("WatchdogAfter must be 0 or at least 1ms, is %v", c.WatchdogAfter)
 	case c.CloseTimeout < 0:
 		return configError("CloseTimeout must not be negative, is %v", c.CloseTimeout)
 	case !power(c.SubmissionEntries, 8, 32768):
@@ -315,6 +327,9 @@ func New(config Config) (*Runtime, error) {
 		return nil, err
 	}
 	noteWorkers(rt.workers, true)
+	if config.WatchdogAfter > 0 {
+		go rt.watchdog()
+	}
 	return rt, nil
 }
 
@@ -457,7 +472,7 @@ func (rt *Runtime) removeServer(s served) {
 
 // submit implements Spawner: the task goes to the less loaded of two workers.
 func (rt *Runtime) submit(t *task, target int) error {
-	if target == anyWorker {
+	if target == anyWorker || target == someWorker || target == leastWorker {
 		target = rt.choose()
 	}
 	if target < 0 || target >= len(rt.workers) {
@@ -482,12 +497,7 @@ func (rt *Runtime) choose() int {
 	if n == 1 {
 		return 0
 	}
-	i := rand.IntN(n)
-	j := (i + 1 + rand.IntN(n-1)) % n
-	if rt.workers[j].load.Load() < rt.workers[i].load.Load() {
-		return j
-	}
-	return i
+	return lessLoaded(n, func(i int) int64 { return rt.workers[i].load.Load() })
 }
 
 // leastLoaded returns the worker with the fewest tasks and streams, w where it is one of them.
@@ -513,9 +523,18 @@ func (c *Context) submit(t *task, target int) error {
 	if t.ctx.values == nil {
 		t.ctx.values = c.values
 	}
-	if target == anyWorker || target == w.id {
+	if target == leastWorker {
+		target = w.rt.choose()
+	}
+	if target == someWorker || target == anyWorker || target == w.id {
 		if w.stopping {
 			return ErrClosed
+		}
+		if target == someWorker {
+			t.stealable = true
+			w.load.Add(1)
+			w.offer(t)
+			return nil
 		}
 		t.ctx.w = w
 		w.load.Add(1)

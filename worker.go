@@ -4,7 +4,11 @@ package veloq
 // nothing else touches; and its turn.
 
 import (
+	"context"
 	"runtime"
+	"runtime/pprof"
+	"runtime/trace"
+	"strconv"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -14,8 +18,15 @@ import (
 	"github.com/veloq/veloq/internal/wheel"
 )
 
-// tasksPerTurn bounds the resumes between two crossings.
-const tasksPerTurn = 4096
+// Budgets of a turn: what is left waits for the next one. Completions need none, as a crossing yields
+// no more than the completion ring holds.
+const (
+	tasksPerTurn  = 4096             // resumes,
+	taskSlice     = time.Millisecond // and the time that they may take,
+	taskCheck     = 32               // which is looked at after so many
+	notesPerTurn  = 4096             // from the inbox
+	timersPerTurn = 4096
+)
 
 // yieldEvery is how long a worker is active before it lets Go's scheduler have its thread's P for a
 // moment: a locked goroutine that never yields keeps sysmon polling every 20 µs, which costs more.
@@ -40,12 +51,20 @@ type worker struct {
 	ended    atomic.Bool
 	load     atomic.Int64 // tasks and streams, for those who choose a worker
 	wakes    atomic.Uint64
+	thieves  thieves
+	injector injector
+	watch    watched
+	labels   context.Context        // of its samples in profiles; constant
 	stager   atomic.Pointer[stager] // has batches sent here; nil while none does
+	mail     atomic.Uint32          // some port of ports was told of something
 	_        [64]byte               // what others write stays off the worker's lines
 
 	// The worker's alone.
 	running        *task
 	runq           taskQueue
+	preferNew      bool // nextTask's turn
+	victim         int  // whom steal looked at last
+	inboxRest      *note
 	live           *task
 	tasks          int
 	idle           []*coroutine
@@ -72,9 +91,13 @@ type worker struct {
 	hurried        bool      // somebody waits for the end of this turn's quiet sends
 	outFree        []*outbound
 	chunkFree      []*chunk
+	pools          []*Pool
 	timers         timers
 	knocking       []*worker
 	knocks         []bool
+	ports          []port  // of the public meshes
+	publishing     []*link // have messages that nobody sees yet
+	talk           talk
 	handlerContext Context
 	lastYield      int64
 	stopping       bool
@@ -86,6 +109,8 @@ func newWorker(rt *Runtime, id int) *worker {
 	w := &worker{rt: rt, id: id, knocks: make([]bool, rt.config.Workers)}
 	w.slots.init()
 	w.handlerContext.w = w
+	w.watch.on = rt.config.WatchdogAfter > 0
+	w.labels = pprof.WithLabels(context.Background(), pprof.Labels("worker", strconv.Itoa(id)))
 	return w
 }
 
@@ -116,6 +141,8 @@ func (w *worker) main(started chan<- error) {
 func (w *worker) setUp() error {
 	w.g = gid.Get()
 	w.currentG.Store(w.g)
+	pprof.SetGoroutineLabels(w.labels) // which its coroutines inherit
+	w.watch.introduce(w.g, nil)
 	c := &w.rt.config
 	if c.PinCPU {
 		if err := core.PinThread(uint32(w.id % runtime.NumCPU())); err != nil {
@@ -158,10 +185,14 @@ func (w *worker) armWake() {
 // everything that completed is dispatched.
 func (w *worker) turn() {
 	w.stats.turns++
+	if w.watch.on {
+		w.watch.beat.Store(w.stats.turns)
+	}
 	w.drainMesh()
+	w.drainPorts()
 	w.drainInbox()
 	w.timers.tick()
-	w.runTasks()
+	w.traced("veloq.tasks", w.runTasks)
 	w.settleStreams()
 	w.settleDatagrams()
 	w.resumeHandlers()
@@ -170,10 +201,13 @@ func (w *worker) turn() {
 	w.flush()
 	w.flushPackets()
 	w.timers.arm()
+	w.publishPorts()
 	w.knockAll()
+	w.measureTurn()
 	w.cross()
 	w.flip()
-	w.dispatch()
+	w.measureCrossing()
+	w.traced("veloq.dispatch", w.dispatch)
 	w.forgetRead()
 	w.forgetLent()
 	if now := w.timers.now; now-w.lastYield > yieldEvery {
@@ -182,51 +216,80 @@ func (w *worker) turn() {
 	}
 }
 
+// traced runs a part of the turn as a region of an execution trace, if one is being taken.
+func (w *worker) traced(region string, part func()) {
+	if !trace.IsEnabled() {
+		part()
+		return
+	}
+	defer trace.StartRegion(w.labels, region).End()
+	part()
+}
+
 // cross is the turn's one crossing. It waits only when nothing is left to do here, and says so first,
 // so that whoever brings work rings.
 func (w *worker) cross() {
 	if w.busy() || w.empty() {
+		if w.injector.len() > 1 {
+			w.callThief()
+		}
 		w.enter(0)
 		return
 	}
-	if w.rt.config.Spin > 0 && w.stats.lastBatch <= spinBatchMax && w.spin() {
+	if w.steal() {
+		w.enter(0)
+		return
+	}
+	if w.rt.config.Spin > 0 && w.stats.lastBatch <= spinBatchMax && w.spin(w.rt.config.Spin) {
+		return
+	}
+	if w.talk.spins() && w.talk.judge(w.spin(talkSpin)) {
 		return
 	}
 	w.driver.Doorbell.Prepare()
-	if w.called() {
+	if w.called() || w.lootWaits() {
 		w.driver.Doorbell.Awake()
 		w.enter(0)
 		return
 	}
 	w.stats.waits++
+	w.talk.sleep()
+	if w.watch.on {
+		w.watch.sleep.Store(true)
+	}
 	w.enter(1)
+	if w.watch.on {
+		w.watch.beat.Store(0) // no turn's number: what follows is counted from here
+		w.watch.sleep.Store(false)
+	}
 	w.driver.Doorbell.Awake()
+	w.talk.awake(w.mail.Load() != 0)
 }
 
 // busy reports whether the worker itself has more to do at once.
 func (w *worker) busy() bool {
-	return w.runq.len > 0 || w.settling.len() > 0 || w.dirty.len() > 0 || len(w.resumed) > 0 ||
-		len(w.completions) > 0 || w.partial || w.hurried || w.buffers.offered || w.packets.offered ||
-		w.datagrams.waiting() || w.called()
+	return w.runq.len > 0 || w.injector.len() > 0 || w.inboxRest != nil || w.timers.late ||
+		w.settling.len() > 0 || w.dirty.len() > 0 || len(w.resumed) > 0 || len(w.completions) > 0 ||
+		w.partial || w.hurried || w.buffers.offered || w.packets.offered || w.datagrams.waiting() || w.called()
 }
 
 // called reports whether another thread has brought something: what is re-checked between saying
 // that the worker sleeps and sleeping.
 func (w *worker) called() bool {
 	return w.inbox.head.Load() != nil || w.buffers.returned.Load() != nil ||
-		w.packets.returned.Load() != nil || w.meshWaiting()
+		w.packets.returned.Load() != nil || w.mail.Load() != 0 || w.meshWaiting()
 }
 
-// spin submits what is staged and waits for work without sleeping, for Config.Spin at most. It
+// spin submits what is staged and waits for work without sleeping, for d at most. It
 // reports whether there is any, and has collected it then.
-func (w *worker) spin() bool {
+func (w *worker) spin(d time.Duration) bool {
 	if w.driver.Unsubmitted() > 0 {
 		w.enter(0)
 		if len(w.completions) > 0 {
 			return true
 		}
 	}
-	until := clock() + int64(w.rt.config.Spin)
+	until := clock() + int64(d)
 	for clock() < until {
 		for range 16 {
 			if w.driver.Pending() || w.called() {
@@ -268,6 +331,7 @@ func (w *worker) stop() {
 			owner.abort()
 		}
 	}
+	w.beginAll()
 	for t := w.live; t != nil; t = t.liveNext {
 		t.ctx.cancel(ErrClosed)
 	}
@@ -282,7 +346,7 @@ func (w *worker) stop() {
 
 // empty reports whether a stopping worker has nothing left but to submit what is staged.
 func (w *worker) empty() bool {
-	return w.stopping && w.tasks == 0 && w.slots.used == 0 && w.inbox.head.Load() == nil &&
+	return w.stopping && w.tasks == 0 && w.slots.used == 0 && w.inboxRest == nil && w.inbox.head.Load() == nil &&
 		!w.meshWaiting() && w.dirty.len() == 0 && !w.datagrams.waiting()
 }
 
@@ -379,7 +443,8 @@ func (w *worker) refuseLate() {
 	for w.meshWaiting() {
 		w.drainMesh()
 	}
-	for n := w.inbox.takeAll(); n != nil; n = n.next {
+	late := w.takeNotes()
+	for n := late; n != nil; n = n.next {
 		if n.start != nil {
 			w.arrive(n.start)
 		}
@@ -403,6 +468,9 @@ func (w *worker) freeMemory() {
 		c.free()
 	}
 	core.Free(w.noAddr)
+	for _, p := range w.pools {
+		p.free()
+	}
 	w.arena.free()
 	w.sentArena.free()
 	if st := w.stager.Load(); st != nil {

@@ -229,7 +229,7 @@ func TestDetach_Refused(t *testing.T) {
 	noLeak(t)
 	rt := newRuntime(t, veloq.Config{Workers: 1})
 	srv := startTasks(t, rt, veloq.ListenConfig{}, func(c *veloq.Context, s *veloq.Stream) error {
-		reader := veloq.Spawn(c, func(*veloq.Context) (string, error) {
+		reader := veloq.SpawnLocal(c, func(*veloq.Context) (string, error) {
 			buf := make([]byte, 5)
 			_, err := s.ReadFull(buf)
 			return string(buf), err

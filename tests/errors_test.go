@@ -653,7 +653,7 @@ func TestErrors_StreamStates(t *testing.T) {
 	})
 	t.Run("second reader", func(t *testing.T) {
 		peerOf(t, func(c *veloq.Context, s *veloq.Stream, peer net.Conn) error {
-			h := veloq.Spawn(c, func(*veloq.Context) (int, error) { return s.Read(make([]byte, 10)) })
+			h := veloq.SpawnLocal(c, func(*veloq.Context) (int, error) { return s.Read(make([]byte, 10)) })
 			_ = c.Yield()
 			_, err := s.Read(buf)
 			assert.ErrorIs(t, err, veloq.ErrBusy)

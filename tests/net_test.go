@@ -392,7 +392,7 @@ func TestNet_SplitForTwoTasks(t *testing.T) {
 			_ = peer.CloseWrite()
 			heard <- string(b)
 		}()
-		reader := veloq.Spawn(c, func(*veloq.Context) (string, error) {
+		reader := veloq.SpawnLocal(c, func(*veloq.Context) (string, error) {
 			var got []byte
 			buf := make([]byte, 100)
 			for {
@@ -406,7 +406,7 @@ func TestNet_SplitForTwoTasks(t *testing.T) {
 				}
 			}
 		})
-		writer := veloq.Spawn(c, func(*veloq.Context) (int, error) {
+		writer := veloq.SpawnLocal(c, func(*veloq.Context) (int, error) {
 			n, err := w.Write([]byte("all there is"))
 			return n, errors.Join(err, w.Close())
 		})
@@ -437,7 +437,7 @@ func TestNet_AcceptAfterClose(t *testing.T) {
 			return err
 		}
 		addr := l.Addr().String()
-		waiting := veloq.Spawn(c, func(*veloq.Context) (*veloq.Stream, error) { return l.Accept() })
+		waiting := veloq.SpawnLocal(c, func(*veloq.Context) (*veloq.Stream, error) { return l.Accept() })
 		require.NoError(t, c.Yield())
 		require.NoError(t, l.Close())
 		require.NoError(t, l.Close())

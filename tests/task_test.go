@@ -175,7 +175,7 @@ func TestTask_Sleep(t *testing.T) {
 	require.NoError(t, onWorker(t, rt, 0, func(c *veloq.Context) error {
 		var hs []*veloq.JoinHandle[int]
 		for i := range 20 {
-			hs = append(hs, veloq.Spawn(c, func(c *veloq.Context) (int, error) {
+			hs = append(hs, veloq.SpawnLocal(c, func(c *veloq.Context) (int, error) {
 				err := c.Sleep(time.Duration(20-i) * 5 * time.Millisecond)
 				order = append(order, 20-i)
 				return 0, err

@@ -6,6 +6,7 @@ package core
 #cgo CFLAGS: -std=gnu11 -I${SRCDIR}/../../include
 #include "veloq/control.h"
 #include "veloq/driver.h"
+#include "veloq/slab.h"
 #include "veloq/socket.h"
 
 // What a turn calls: no Go pointer escapes and none of it calls back.
@@ -72,6 +73,14 @@ const (
 	_ = uint(OptDontFragment - C.VQ_OPT_DONT_FRAGMENT)
 	_ = uint(C.VQ_SOCKET_SHARED - SocketShared)
 	_ = uint(SocketShared - C.VQ_SOCKET_SHARED)
+	_ = uint(C.VQ_CAP_RESTRICTED - CapRestricted)
+	_ = uint(CapRestricted - C.VQ_CAP_RESTRICTED)
+	_ = uint(C.VQ_SLAB_HUGE - SlabHuge)
+	_ = uint(SlabHuge - C.VQ_SLAB_HUGE)
+	_ = uint(C.VQ_SLAB_HUGE_BYTES - SlabHugeBytes)
+	_ = uint(SlabHugeBytes - C.VQ_SLAB_HUGE_BYTES)
+	_ = uint(C.VQ_OPT_ERROR - OptError)
+	_ = uint(OptError - C.VQ_OPT_ERROR)
 )
 
 // checkLayout holds what the compiler can't: that the C library linked in is the one whose headers
@@ -150,6 +159,19 @@ func (d *Driver) PrepWake(sqe *SQE) {
 func doorbellRing(d *Doorbell) {
 	C.vq_doorbell_ring((*C.vq_doorbell)(unsafe.Pointer(d)))
 }
+
+// AllocSlab maps size bytes, a multiple of 64 KiB and of SlabHugeBytes unless wanted is SlabPlain. It
+// returns nil where there is no memory, and which of Slab* was got. Any goroutine.
+func AllocSlab(size uintptr, wanted int) (mem unsafe.Pointer, got int) {
+	rc := C.vq_slab_alloc(C.size_t(size), C.int32_t(wanted), &mem)
+	if rc < 0 {
+		return nil, 0
+	}
+	return mem, int(rc)
+}
+
+// FreeSlab unmaps what AllocSlab returned.
+func FreeSlab(mem unsafe.Pointer, size uintptr) { C.vq_slab_free(mem, C.size_t(size)) }
 
 // OpenStream makes a stream socket of family AF4 or AF6. The call names the step that failed.
 func OpenStream(family uint16, config *SocketConfig) (fd int32, call Call, err error) {

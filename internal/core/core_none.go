@@ -53,6 +53,12 @@ func CreateDriver(Config) (*Driver, Report, error) { return nil, Report{}, ErrNo
 // PrepWake has no driver to ask.
 func (d *Driver) PrepWake(*SQE) {}
 
+// AllocSlab fails.
+func AllocSlab(uintptr, int) (unsafe.Pointer, int) { return nil, 0 }
+
+// FreeSlab has nothing to free.
+func FreeSlab(unsafe.Pointer, uintptr) {}
+
 // Alloc fails.
 func Alloc(uintptr) unsafe.Pointer { return nil }
 
