@@ -354,7 +354,7 @@ func TestDatagram_CloseInFlight(t *testing.T) {
 					if err != nil {
 						return err
 					}
-					reader := veloq.Spawn(c, func(*veloq.Context) (int, error) {
+					reader := veloq.SpawnLocal(c, func(*veloq.Context) (int, error) {
 						for n := 0; ; n++ {
 							p, err := to.Recv()
 							if err != nil {
@@ -460,7 +460,7 @@ func TestDatagram_Deadline(t *testing.T) {
 		if err := to.SetReadDeadline(time.Time{}); err != nil {
 			return err
 		}
-		waits := veloq.Spawn(c, func(*veloq.Context) (veloq.Packet, error) { return to.Recv() })
+		waits := veloq.SpawnLocal(c, func(*veloq.Context) (veloq.Packet, error) { return to.Recv() })
 		if err := c.Yield(); err != nil {
 			return err
 		}
@@ -492,7 +492,7 @@ func TestDatagram_SecondReader(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		waits := veloq.Spawn(c, func(*veloq.Context) (veloq.Packet, error) { return to.Recv() })
+		waits := veloq.SpawnLocal(c, func(*veloq.Context) (veloq.Packet, error) { return to.Recv() })
 		if err := c.Yield(); err != nil {
 			return err
 		}

@@ -173,7 +173,7 @@ func TestTask_Sleep(t *testing.T) {
 	t.Logf("latest of %d sleepers: %v", n, time.Duration(latest.Load()))
 	var order []int
 	require.NoError(t, onWorker(t, rt, 0, func(c *veloq.Context) error {
-		var hs []*veloq.JoinHandle[int]
+		var hs []*veloq.LocalHandle[int]
 		for i := range 20 {
 			hs = append(hs, veloq.SpawnLocal(c, func(c *veloq.Context) (int, error) {
 				err := c.Sleep(time.Duration(20-i) * 5 * time.Millisecond)

@@ -264,7 +264,7 @@ func TestUnix_DialQueueFull(t *testing.T) {
 			open = append(open, s)
 		}
 		assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
-		waits := veloq.Spawn(c, func(c *veloq.Context) (*veloq.Stream, error) { return c.Dial("unix", path) })
+		waits := veloq.SpawnLocal(c, func(c *veloq.Context) (*veloq.Stream, error) { return c.Dial("unix", path) })
 		if err := c.Sleep(20 * time.Millisecond); err != nil {
 			return err
 		}
@@ -480,8 +480,8 @@ func TestUnix_DatagramFullEnds(t *testing.T) {
 			if err := d.SetWriteDeadline(time.Time{}); err != nil {
 				return err
 			}
-			waits := veloq.Spawn(c, func(*veloq.Context) (int, error) { return 0, d.SendMessage(&m) })
-			flushes := veloq.Spawn(c, func(*veloq.Context) (int, error) { return 0, d.Flush() })
+			waits := veloq.SpawnLocal(c, func(*veloq.Context) (int, error) { return 0, d.SendMessage(&m) })
+			flushes := veloq.SpawnLocal(c, func(*veloq.Context) (int, error) { return 0, d.Flush() })
 			if err := c.Sleep(2 * time.Millisecond); err != nil {
 				return err
 			}

@@ -151,9 +151,9 @@ int vq_socket_group(int fd, bool join, const vq_addr *group, uint32_t interface_
 int vq_socket_close(int fd);
 
 /*
- * A second descriptor of the same socket, close-on-exec, and one that waits (no O_NONBLOCK, which the
- * two share): fcntl(2). It is the caller's. Returns it, or a negative VQ_E*: -VQ_EINVAL where a socket
- * can't change its owner. Any thread.
+ * A second descriptor of the same socket, close-on-exec, and one that waits (no O_NONBLOCK, which
+ * the two share): fcntl(2). It is the caller's. Returns it, or a negative VQ_E*: -VQ_EINVAL where a
+ * socket can't change its owner. Any thread.
  */
 int vq_socket_dup(int fd);
 
