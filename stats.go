@@ -65,8 +65,8 @@ type WorkerStats struct {
 
 	Hogs uint64 // tasks and handlers that kept the worker beyond Config.WatchdogAfter
 
-	Batch   Histogram // completions of each crossing that brought some
-	Ops     Histogram // operations of each crossing that submitted some
+	Batch Histogram // completions of each crossing that brought some
+	Ops   Histogram // operations of each crossing that submitted some
 	// Latency is the time from a crossing that brought completions to the next one, ns, of every eighth
 	// turn: no completion of it waited longer for its handler or task.
 	Latency Histogram
