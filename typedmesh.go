@@ -27,7 +27,7 @@ func (thingClosed) Is(target error) bool { return target == net.ErrClosed }
 // MeshConfig says how a mesh is made. The zero value of each field is its default.
 type MeshConfig struct {
 	// Capacity is how many messages may wait from one worker to another: a power of two, 1 to 65536,
-	// default 1024. A pair that never talks takes two pages at most; one that does, twice Capacity
+	// default 1024. A pair that never talks takes a page or two; one that does, room for Capacity
 	// values of the mesh's type.
 	Capacity int
 }
@@ -35,7 +35,7 @@ type MeshConfig struct {
 // Mesh carries values of type T between the workers of a runtime: each ordered pair, a worker to
 // itself included, has a bounded edge with one producer and one consumer and no lock. What one worker
 // sends to another arrives once, in the order in which it was sent; between pairs there is no order.
-// What a task or handler sends leaves when 32 messages for the same worker have come together,
+// What a task or handler sends leaves when 64 messages for the same worker have come together,
 // when the sender waits, and at the end of the worker's turn at the latest.
 //
 // A message is received by whoever calls Recv on its worker, or by OnMessage's function.

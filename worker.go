@@ -130,6 +130,10 @@ func (w *worker) main(started chan<- error) {
 		}
 	}()
 	for !w.finished() {
+		if trace.IsEnabled() {
+			trace.WithRegion(w.labels, "veloq.turn", w.turn)
+			continue
+		}
 		w.turn()
 	}
 	w.stopCoroutines()
@@ -192,7 +196,7 @@ func (w *worker) turn() {
 	w.drainPorts()
 	w.drainInbox()
 	w.timers.tick()
-	w.traced("veloq.tasks", w.runTasks)
+	w.runTasks()
 	w.settleStreams()
 	w.settleDatagrams()
 	w.resumeHandlers()
@@ -207,23 +211,13 @@ func (w *worker) turn() {
 	w.cross()
 	w.flip()
 	w.measureCrossing()
-	w.traced("veloq.dispatch", w.dispatch)
+	w.dispatch()
 	w.forgetRead()
 	w.forgetLent()
 	if now := w.timers.now; now-w.lastYield > yieldEvery {
 		w.lastYield = now
 		runtime.Gosched()
 	}
-}
-
-// traced runs a part of the turn as a region of an execution trace, if one is being taken.
-func (w *worker) traced(region string, part func()) {
-	if !trace.IsEnabled() {
-		part()
-		return
-	}
-	defer trace.StartRegion(w.labels, region).End()
-	part()
 }
 
 // cross is the turn's one crossing. It waits only when nothing is left to do here, and says so first,
@@ -240,10 +234,10 @@ func (w *worker) cross() {
 		w.enter(0)
 		return
 	}
-	if w.rt.config.Spin > 0 && w.stats.lastBatch <= spinBatchMax && w.spin(w.rt.config.Spin) {
+	if w.rt.config.Spin > 0 && w.stats.lastBatch <= spinBatchMax && w.spin(w.rt.config.Spin, false) {
 		return
 	}
-	if w.talk.spins() && w.talk.judge(w.spin(talkSpin)) {
+	if w.talk.spins() && w.talk.judge(w.spin(talkSpin, true)) {
 		return
 	}
 	w.driver.Doorbell.Prepare()
@@ -281,8 +275,9 @@ func (w *worker) called() bool {
 }
 
 // spin submits what is staged and waits for work without sleeping, for d at most. It
-// reports whether there is any, and has collected it then.
-func (w *worker) spin(d time.Duration) bool {
+// reports whether there is any, and has collected it then. giveWay is for work that another thread is
+// about to bring: it may be waiting for this CPU.
+func (w *worker) spin(d time.Duration, giveWay bool) bool {
 	if w.driver.Unsubmitted() > 0 {
 		w.enter(0)
 		if len(w.completions) > 0 {
@@ -296,6 +291,9 @@ func (w *worker) spin(d time.Duration) bool {
 				w.enter(0)
 				return true
 			}
+		}
+		if giveWay {
+			core.YieldThread()
 		}
 		if w.driver.Polled() {
 			w.enter(0)

@@ -316,3 +316,8 @@ int vq_thread_pin(uint32_t cpu)
 	CPU_SET(cpu, &set);
 	return sched_setaffinity(0, sizeof(set), &set) == 0 ? 0 : -errno;
 }
+
+void vq_thread_yield(void)
+{
+	(void)sched_yield();
+}

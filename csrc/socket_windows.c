@@ -404,3 +404,8 @@ int vq_thread_pin(uint32_t cpu)
 	}
 	return -VQ_EINVAL;
 }
+
+void vq_thread_yield(void)
+{
+	(void)SwitchToThread();
+}

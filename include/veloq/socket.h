@@ -167,4 +167,10 @@ int vq_socket_backlog_max(void);
  */
 int vq_thread_pin(uint32_t cpu);
 
+/*
+ * Lets another thread that is ready on this CPU run first: for a thread that looks for something in
+ * a loop, which may be what that other one is about to do. Any thread.
+ */
+void vq_thread_yield(void);
+
 #endif

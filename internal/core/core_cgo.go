@@ -12,6 +12,8 @@ package core
 // What a turn calls: no Go pointer escapes and none of it calls back.
 #cgo noescape vq_driver_enter
 #cgo nocallback vq_driver_enter
+#cgo noescape vq_thread_yield
+#cgo nocallback vq_thread_yield
 #cgo noescape vq_doorbell_ring
 #cgo nocallback vq_doorbell_ring
 #cgo noescape vq_socket_local
@@ -172,6 +174,9 @@ func AllocSlab(size uintptr, wanted int) (mem unsafe.Pointer, got int) {
 
 // FreeSlab unmaps what AllocSlab returned.
 func FreeSlab(mem unsafe.Pointer, size uintptr) { C.vq_slab_free(mem, C.size_t(size)) }
+
+// YieldThread lets another thread that is ready on this CPU run first. Any goroutine.
+func YieldThread() { C.vq_thread_yield() }
 
 // OpenStream makes a stream socket of family AF4 or AF6. The call names the step that failed.
 func OpenStream(family uint16, config *SocketConfig) (fd int32, call Call, err error) {

@@ -53,6 +53,9 @@ func CreateDriver(Config) (*Driver, Report, error) { return nil, Report{}, ErrNo
 // PrepWake has no driver to ask.
 func (d *Driver) PrepWake(*SQE) {}
 
+// YieldThread does nothing.
+func YieldThread() {}
+
 // AllocSlab fails.
 func AllocSlab(uintptr, int) (unsafe.Pointer, int) { return nil, 0 }
 
