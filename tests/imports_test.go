@@ -46,7 +46,7 @@ type rule struct {
 var importTable = []rule{
 	{folder: ".", module: []string{"internal/..."}},
 	{folder: "engine/...", module: []string{"."}},
-	{folder: "rudp/...", module: []string{"."}},
+	{folder: "rudp/...", module: []string{".", "rudp/internal/..."}, others: []string{"golang.org/x/crypto/..."}},
 	{folder: "internal/core", module: []string{"internal/...", "csrc", "include"}, cgo: true},
 	{folder: "internal/...", module: []string{"internal/..."}},
 	{folder: "csrc", module: []string{"include"}, cgo: true},
