@@ -220,7 +220,7 @@ func (c *Conn) onPayload(s recovery.SpaceID, pn uint64, payload []byte, addr Pat
 func (c *Conn) onAppPacket(pn uint64, eliciting, probing bool, addr Path, size int) {
 	if eliciting {
 		c.nudgeAt, c.nudges = mono.Never, 0
-		if c.client && !c.recv.fin && c.recv.high > 0 {
+		if c.client && !c.recv.fin && c.recv.high > 0 && c.recv.high < c.limit {
 			c.nudgeAt = c.now.Add(max(3*c.rec.PTO(), 10*time.Millisecond))
 		}
 	}
