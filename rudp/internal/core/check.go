@@ -33,7 +33,7 @@ func (c *Conn) Check() error {
 }
 
 func (c *Conn) checkWork() error {
-	if c.state != established || c.path.allowance() < datagramMin {
+	if c.state != established || c.limited() {
 		if c.state != gone && c.Deadline() == mono.Never && c.idle > 0 {
 			return fmt.Errorf("state %d without a deadline", c.state)
 		}

@@ -246,7 +246,7 @@ func (c *Conn) Deadline() mono.Time {
 	if !c.handshakeDone {
 		at = min(at, c.handshakeAt)
 	}
-	c.rec.AtLimit = c.path.allowance() < datagramMin
+	c.rec.AtLimit = c.limited()
 	at = min(at, c.rec.Timer())
 	if c.rec.AtLimit {
 		return at // nothing can go, whatever is due
@@ -293,7 +293,7 @@ func (c *Conn) Tick(now mono.Time) {
 		c.path.mtu.raise()
 	}
 	c.pathTimers(now)
-	c.rec.AtLimit = c.path.allowance() < datagramMin
+	c.rec.AtLimit = c.limited()
 	if now >= c.rec.Timer() {
 		if probe, s := c.rec.OnTimer(now); probe {
 			c.onProbeTimeout(s)
@@ -305,6 +305,10 @@ func (c *Conn) Tick(now mono.Time) {
 // onProbeTimeout prepares two packets that ask for an acknowledgment: RFC 9002, section 6.2.4.
 func (c *Conn) onProbeTimeout(s recovery.SpaceID) {
 	c.probes[s] = 2
+	if s == recovery.HandshakeSpace && c.client && c.appReady() {
+		// A server that has confirmed the handshake can't read Handshake packets any more; this it can.
+		c.probes[recovery.AppSpace] = 1
+	}
 	if c.rec.PTOCount >= blackHole && c.confirmed && c.path.mtu.shrink(c.now) {
 		c.rec.CC.SetDatagram(c.path.mtu.size)
 		c.trace(Event{Kind: TraceMTU, A: uint64(c.path.mtu.size)})

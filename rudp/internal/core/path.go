@@ -46,7 +46,19 @@ type pathState struct {
 // amplification is three: RFC 9000, section 8.
 const amplification = 3
 
-const challengesMax = 6
+const (
+	challengesMax = 6
+	// probeMin is room for a packet with a challenge, or an ACK.
+	probeMin = 64
+)
+
+// limited says that anti-amplification forbids to send on the path in use.
+func (c *Conn) limited() bool {
+	if c.confirmed {
+		return c.path.allowance() < probeMin
+	}
+	return c.path.allowance() < datagramMin
+}
 
 // allowance is how many bytes anti-amplification lets go.
 func (p *pathState) allowance() uint64 {
@@ -232,7 +244,7 @@ func (c *Conn) pathDeadline() mono.Time {
 	for _, p := range [...]*pathState{c.path, c.probe, c.fallback} {
 		if p != nil {
 			at = min(at, p.failAt)
-			if p.allowance() >= datagramMin {
+			if p.allowance() >= probeMin {
 				at = min(at, p.challengeAt)
 			}
 		}
@@ -249,13 +261,13 @@ func (c *Conn) sendProbe(now mono.Time, buf []byte) (Batch, bool) {
 		r := c.responses[0]
 		c.responses = c.responses[:copy(c.responses, c.responses[1:])]
 		p := c.pathAt(r.addr)
-		if p == nil || p.allowance() < datagramMin || len(buf) < datagramMin {
+		if p == nil || p.allowance() < probeMin || len(buf) < datagramMin {
 			continue
 		}
 		return c.probeDatagram(now, buf, p, wire.FramePathResponse, r.data), true
 	}
 	for _, p := range [...]*pathState{c.path, c.probe, c.fallback} {
-		if p == nil || now < p.challengeAt || p.allowance() < datagramMin || len(buf) < datagramMin {
+		if p == nil || now < p.challengeAt || p.allowance() < probeMin || len(buf) < datagramMin {
 			continue
 		}
 		p.challenges++
@@ -289,6 +301,7 @@ func (c *Conn) probeDatagram(now mono.Time, buf []byte, p *pathState, typ uint64
 	b = append(append(b, byte(typ)), data[:]...)
 	c.open.meta.Eliciting = true
 	c.open.offPath = p != c.path
-	b = c.finish(now, b, p, datagramMin)
+	// Full size, which shows that the path takes it, unless anti-amplification forbids.
+	b = c.finish(now, b, p, int(min(datagramMin, p.allowance())))
 	return c.batch(p, len(b), len(b))
 }

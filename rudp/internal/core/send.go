@@ -122,9 +122,10 @@ func (c *Conn) appReady() bool {
 
 // datagram builds one datagram of at most size bytes along the path in use and returns its length.
 func (c *Conn) datagram(now mono.Time, b []byte, size int) int {
-	if c.path.allowance() < uint64(max(size, datagramMin)) {
+	if c.limited() {
 		return 0
 	}
+	size = int(min(uint64(size), c.path.allowance()))
 	pad := 0
 	for s := recovery.InitialSpace; s < recovery.Spaces; s++ {
 		sp := &c.spaces[s]
@@ -136,7 +137,7 @@ func (c *Conn) datagram(now mono.Time, b []byte, size int) int {
 		}
 		probe := c.probes[s] > 0
 		counted := probe || c.wants(s) && c.allowed(now, size)
-		if !counted && !sp.acks.due(now) || size-len(b) < 128 {
+		if !counted && !sp.acks.due(now) || size-len(b) < probeMin {
 			continue
 		}
 		before := len(b)
