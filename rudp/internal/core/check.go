@@ -33,6 +33,11 @@ func (c *Conn) Check() error {
 }
 
 func (c *Conn) checkWork() error {
+	for s := recovery.InitialSpace; s < recovery.AppSpace && c.state < closing && !c.limited(); s++ {
+		if c.spaces[s].write != nil && c.spaces[s].out.wants(1<<62) && c.rec.Timer() == mono.Never {
+			return fmt.Errorf("TLS messages wait without a deadline")
+		}
+	}
 	if c.state != established || c.limited() {
 		if c.state != gone && c.Deadline() == mono.Never && c.idle > 0 {
 			return fmt.Errorf("state %d without a deadline", c.state)

@@ -327,11 +327,14 @@ func (c *Conn) onProbeTimeout(s recovery.SpaceID) {
 	}
 }
 
+// nudgesMax bounds how long a silence of the peer's user is taken for trouble on the path.
+const nudgesMax = 6
+
 // nudge asks a peer that fell silent in the middle of sending whether it can still reach us: behind a NAT
 // whose binding changed only a packet from here opens the way.
 func (c *Conn) nudge() {
 	c.nudgeAt = mono.Never
-	if c.nudges++; c.nudges <= 3 {
+	if c.nudges++; c.nudges <= nudgesMax {
 		c.pingNow = true
 		c.nudgeAt = c.now.Add(2 * c.rec.PTO() << c.nudges)
 	}

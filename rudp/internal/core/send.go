@@ -23,6 +23,8 @@ const SendMax = 64 << 10
 
 const (
 	pnLenMin = 2
+	// handshakeFree is how many packets of the handshake may be in flight whatever the window says.
+	handshakeFree = 16
 	// segmentsMax is the kernel's UDP_MAX_SEGMENTS of old.
 	segmentsMax = 64
 	// ackElicitEvery is after how many packets that only acknowledge a PING asks for an acknowledgment, so
@@ -136,7 +138,9 @@ func (c *Conn) datagram(now mono.Time, b []byte, size int) int {
 			c.noteBlocked()
 		}
 		probe := c.probes[s] > 0
-		counted := probe || c.wants(s) && c.allowed(now, size)
+		// TLS messages don't wait for the window: data that nobody can read before they are through may fill it.
+		free := probe || s != recovery.AppSpace && c.rec.Outstanding(s) < handshakeFree
+		counted := probe || c.wants(s) && (free || c.allowed(now, size))
 		if !counted && !sp.acks.due(now) || size-len(b) < probeMin {
 			continue
 		}

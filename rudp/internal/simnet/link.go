@@ -33,6 +33,10 @@ type LinkConfig struct {
 // Outage is a time in which nothing passes.
 type Outage struct{ From, To mono.Time }
 
+// burstMax is the silence after which a burst of losses is over: counted in datagrams alone, a burst would
+// outlast any number of probes that back off.
+const burstMax = 100 * time.Millisecond
+
 // headers are those of IPv4 and UDP: they take time on the wire too.
 const headers = 28
 
@@ -50,6 +54,7 @@ type link struct {
 	free   mono.Time // when the sender's side has sent all that waits
 	last   mono.Time // the latest arrival in order
 	bad    bool
+	sent   mono.Time // when the last datagram met the chain of bursts
 	stats  LinkStats
 	script []bool // the fate of the first datagrams: true is lost
 }
@@ -70,6 +75,10 @@ func (l *link) lost(now mono.Time, size int) bool {
 	}
 	if l.BurstLoss > 0 {
 		leave := 1 / l.BurstMean
+		if now.Sub(l.sent) > burstMax {
+			l.bad = false
+		}
+		l.sent = now
 		if l.bad {
 			l.bad = !l.chance(leave)
 		} else {

@@ -84,6 +84,11 @@ func runSeed(seed uint64, fault core.Fault) (*scenario, error) {
 	if r.IntN(2) == 0 {
 		cfg.Down = cfg.Up
 	}
+	moves := r.IntN(3)
+	if moves > 0 {
+		// A client that only reads learns from nobody that its NAT has another binding.
+		cfg.Client.KeepAlive = 2 * time.Second
+	}
 	cfg.Client.Plant(fault)
 	cfg.Server.Plant(fault)
 	w, err := New(cfg)
@@ -100,7 +105,7 @@ func runSeed(seed uint64, fault core.Fault) (*scenario, error) {
 	sc := &scenario{w: w}
 	sc.c = w.Dial(user())
 	su := user()
-	for i := range r.IntN(3) {
+	for i := range moves {
 		moveClient(w, sc, i, r)
 	}
 	done := func() bool {
