@@ -183,7 +183,8 @@ func (c *Conn) packet(now mono.Time, b []byte, s recovery.SpaceID, size int, cou
 	}
 	if probe {
 		c.probes[s]--
-		if len(b) == acked {
+		// The PING goes even with other frames: those of a path's probe alone don't make a peer follow.
+		if !c.open.endsWithData && len(b) < room {
 			b = append(b, wire.FramePing)
 		}
 	}
