@@ -128,6 +128,19 @@ func (c *Conn) openWindow() {
 	c.touch()
 }
 
+// widenWindow makes room for a sender that is held back although the user reads all there is: what is in
+// the window waits for bytes that were lost.
+func (c *Conn) widenWindow() {
+	if c.recv.fin || c.window >= c.windowMax || uint64(c.recv.readable()) > c.window/8 ||
+		c.limit-c.recv.high > c.window/4 || c.now.Sub(c.limitAt) < c.rec.RTT.SmoothedOr() {
+		return
+	}
+	c.window = min(2*c.window, c.windowMax)
+	c.limitAt = c.now
+	c.limit = c.recv.read + c.window
+	c.pending |= recovery.MaxData | recovery.MaxStreamData
+}
+
 // CloseWrite ends the sending half once what was written is delivered.
 func (c *Conn) CloseWrite(now mono.Time) error {
 	c.at(now)
@@ -265,6 +278,7 @@ func (c *Conn) onStream(f *wire.Frame) error {
 	if c.peerReset {
 		return c.checkAfterReset(f, end)
 	}
+	c.widenWindow()
 	readable, done := c.recv.readable(), c.recv.done()
 	if _, err := c.recv.insert(f.Offset, f.Data, f.Fin); err != nil {
 		return err
