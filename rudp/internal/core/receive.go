@@ -390,7 +390,7 @@ func (c *Conn) receiveAfterClose(addr Path, datagram []byte) {
 				}
 				b = b[n:]
 				if f.Type == wire.FrameConnectionClose || f.Type == wire.FrameApplicationClose {
-					c.state = draining
+					c.state, c.closeAgainAt = draining, mono.Never
 					c.closeDue = false
 					return
 				}

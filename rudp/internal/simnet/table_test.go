@@ -15,7 +15,10 @@ import (
 	"github.com/veloq/veloq/rudp/internal/mono"
 )
 
-var span = flag.Duration("span", 3*time.Second, "virtual time of each transfer in TestSim_Table")
+var (
+	span = flag.Duration("span", 8*time.Second, "virtual time of each transfer in TestSim_Table")
+	full = flag.Bool("table", false, "TestSim_Table runs the rows too for which there is no goal")
+)
 
 // tableLink is the link that goals are stated for: 100 Mbit/s, 375 kB of queue; rtt is both ways.
 func tableLink(rtt time.Duration, loss float64) LinkConfig {
@@ -114,6 +117,9 @@ func TestSim_Table(t *testing.T) {
 	}
 	span := *span
 	for _, rtt := range []time.Duration{20 * time.Millisecond, 50 * time.Millisecond} {
+		if rtt > 20*time.Millisecond && !*full {
+			continue
+		}
 		for i, loss := range []float64{0, 0.01, 0.05, 0.10} {
 			r := bulk(t, uint64(100+i), tableLink(rtt, loss), span, core.Config{})
 			t.Logf("%4v %4.0f%%  %5.1f Mbit/s  %.2f wire bytes a byte  %.2f%% tail drop",
@@ -133,11 +139,16 @@ func TestSim_Table(t *testing.T) {
 
 	// What a larger send buffer would make of 50 ms: the default holds 1.7 bandwidth-delay products there.
 	for i, loss := range []float64{0, 0.01, 0.05, 0.10} {
+		if !*full {
+			break
+		}
 		r := bulk(t, uint64(100+i), tableLink(50*time.Millisecond, loss), span, core.Config{SendBuffer: 4 << 20})
 		t.Logf("50ms %4.0f%%  %5.1f Mbit/s with 4 MiB to send from", loss*100, r.goodput)
 	}
-	r = bulk(t, 200, burst, span, core.Config{SendBuffer: 4 << 20})
-	t.Logf("50ms 5%% in bursts of 4: %.1f Mbit/s with 4 MiB to send from", r.goodput)
+	if *full {
+		r = bulk(t, 200, burst, span, core.Config{SendBuffer: 4 << 20})
+		t.Logf("50ms 5%% in bursts of 4: %.1f Mbit/s with 4 MiB to send from", r.goodput)
+	}
 
 	for _, loss := range []float64{0, 0.05} {
 		var times []time.Duration
