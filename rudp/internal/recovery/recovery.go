@@ -59,6 +59,7 @@ type Recovery struct {
 
 	spaces     [Spaces]space
 	sampler    sampler
+	sample     Sample // reused: it is passed to an interface
 	threshold  uint64 // of packets
 	timeNum    int    // the time threshold in eighths
 	firstRTTAt mono.Time
@@ -148,7 +149,8 @@ func (r *Recovery) OnAck(now mono.Time, s SpaceID, f *wire.Frame, delay time.Dur
 	if f.Largest >= sp.next {
 		return &wire.Error{Code: wire.ProtocolViolation, Frame: f.Type, Reason: "acknowledges what was never sent"}
 	}
-	sample := Sample{Now: now, Prior: r.Inflight}
+	sample := &r.sample
+	*sample = Sample{Now: now, Prior: r.Inflight}
 	r.sampler.begin()
 	spurious := r.ackForgotten(now, s, f)
 	var newest Packet
@@ -188,12 +190,12 @@ func (r *Recovery) OnAck(now mono.Time, s SpaceID, f *wire.Frame, delay time.Dur
 		}
 	}
 	sample.CE = r.checkECN(sp, f, &newest)
-	lossSentAt, persistent := r.detectLost(now, s, &sample)
+	lossSentAt, persistent := r.detectLost(now, s, sample)
 	sp.shed()
-	r.sampler.finish(now, r.RTT.Min, &sample)
+	r.sampler.finish(now, r.RTT.Min, sample)
 	sample.InFlight = r.Inflight
 	if sample.Acked > 0 || sample.Lost > 0 || sample.CE {
-		r.CC.OnAck(&sample, &r.RTT, lossSentAt, persistent)
+		r.CC.OnAck(sample, &r.RTT, lossSentAt, persistent)
 	}
 	if spurious != mono.Never {
 		r.CC.OnSpurious(now, spurious)
@@ -370,14 +372,15 @@ func (r *Recovery) OnTimer(now mono.Time) (probe bool, s SpaceID) {
 		if now < at {
 			return false, s
 		}
-		sample := Sample{Now: now, Prior: r.Inflight}
+		sample := &r.sample
+		*sample = Sample{Now: now, Prior: r.Inflight}
 		r.sampler.begin()
-		lossSentAt, persistent := r.detectLost(now, s, &sample)
+		lossSentAt, persistent := r.detectLost(now, s, sample)
 		r.spaces[s].shed()
-		r.sampler.finish(now, r.RTT.Min, &sample)
+		r.sampler.finish(now, r.RTT.Min, sample)
 		sample.InFlight = r.Inflight
 		if sample.Lost > 0 {
-			r.CC.OnAck(&sample, &r.RTT, lossSentAt, persistent)
+			r.CC.OnAck(sample, &r.RTT, lossSentAt, persistent)
 		}
 		return false, s
 	}
