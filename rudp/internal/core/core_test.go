@@ -355,7 +355,7 @@ func TestEndpoint_RetryToken(t *testing.T) {
 	assert.True(t, ok)
 	assert.Equal(t, odcid, o)
 	assert.Equal(t, scid, s)
-	_, _, ok = e.openToken(p.now.Add(11*time.Second), toClient, token)
+	_, _, ok = e.openToken(p.now.Add(retryTokenLife+1), toClient, token)
 	assert.False(t, ok, "expired")
 	_, _, ok = e.openToken(p.now, Path{Local: serverAddr, Remote: serverAddr}, token)
 	assert.False(t, ok, "another address")

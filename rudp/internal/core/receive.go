@@ -355,6 +355,7 @@ func (c *Conn) onRetry(h *wire.Header, packet []byte) bool {
 		return true
 	}
 	c.rec.LoseAll(recovery.InitialSpace)
+	c.rec.PTOCount = 0 // the server is there, and the token doesn't keep forever
 	return true
 }
 

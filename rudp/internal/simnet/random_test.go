@@ -3,6 +3,7 @@ package simnet
 import (
 	"flag"
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -76,6 +77,9 @@ type scenario struct {
 	over bool
 }
 
+// script is the fate of the first datagrams of both sides: FuzzSim sets it.
+var script [2]uint32
+
 func runSeed(seed uint64, fault core.Fault) (*scenario, error) {
 	r := rand.New(rand.NewPCG(seed, 99))
 	cfg := Config{Seed: seed, Up: randomLink(r), Down: randomLink(r), Client: randomConfig(r), Server: randomConfig(r)}
@@ -101,6 +105,8 @@ func runSeed(seed uint64, fault core.Fault) (*scenario, error) {
 		}
 	}
 	sc := &scenario{w: w}
+	w.Client.Script(uint(script[0]), bits.Len32(script[0]))
+	w.Server.Script(uint(script[1]), bits.Len32(script[1]))
 	sc.c = w.Dial(user())
 	su := user()
 	for i := range moves {
