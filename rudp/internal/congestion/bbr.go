@@ -197,7 +197,7 @@ func (b *bbr) countExtra(s *recovery.Sample) {
 		b.ackEpochAt, b.ackEpochBytes, expected = s.Now, 0, 0
 	}
 	b.ackEpochBytes += s.Acked
-	b.extra.update(b.round, min(b.ackEpochBytes-min(expected, b.ackEpochBytes), b.window))
+	b.extra.update(b.round, min(b.ackEpochBytes-min(expected, b.ackEpochBytes), b.bdp(1)))
 }
 
 func (b *bbr) checkFull(s *recovery.Sample) {

@@ -58,8 +58,8 @@ func randomConfig(r *rand.Rand) core.Config {
 		SendBuffer:       []int{4 << 10, 60_000, 1 << 20}[r.IntN(3)],
 		ECN:              r.IntN(2) == 0,
 		RequireRetry:     r.IntN(3) == 0,
-		HandshakeTimeout: time.Minute,
-		IdleTimeout:      time.Minute,
+		HandshakeTimeout: patience,
+		IdleTimeout:      patience,
 	}
 	if r.IntN(3) == 0 {
 		c.KeyUpdateAfter = uint64(20 + r.IntN(200))
@@ -77,8 +77,12 @@ type scenario struct {
 	over bool
 }
 
-// script is the fate of the first datagrams of both sides: FuzzSim sets it.
-var script [2]uint32
+// FuzzSim sets script, the fate of the first datagrams of both sides, and patience for the time that
+// handshakes take then.
+var (
+	script   [2]uint32
+	patience = time.Minute
+)
 
 func runSeed(seed uint64, fault core.Fault) (*scenario, error) {
 	r := rand.New(rand.NewPCG(seed, 99))
@@ -119,7 +123,7 @@ func runSeed(seed uint64, fault core.Fault) (*scenario, error) {
 		}
 		return sc.s != nil && sc.c.Closed && sc.s.Closed
 	}
-	ended := w.Run(10*time.Minute, done)
+	ended := w.Run(10*patience, done)
 	sc.over = true
 	if w.Err != nil {
 		return sc, w.Err
@@ -133,7 +137,7 @@ func runSeed(seed uint64, fault core.Fault) (*scenario, error) {
 				u.host.Name, u.Received, u.Peer.ToWrite, u.EOF, u.ReadErr, u.Conn.Err())
 		}
 	}
-	if !w.Run(5*time.Minute, func() bool { return w.Client.Endpoint.Len()+w.Server.Endpoint.Len() == 0 }) {
+	if !w.Run(5*patience, func() bool { return w.Client.Endpoint.Len()+w.Server.Endpoint.Len() == 0 }) {
 		return sc, fmt.Errorf("connections are left: %d, %d; %v", w.Client.Endpoint.Len(), w.Server.Endpoint.Len(), w.Err)
 	}
 	return sc, nil
