@@ -38,7 +38,7 @@ func drive(cc recovery.Controller, rounds int, rtt time.Duration, rate uint64, l
 		for i := range packets - lost {
 			now = now.Add(each)
 			delivered += mss
-			took := rtt + queue*time.Duration(i)/time.Duration(packets)
+			took := rtt + queue
 			r.Update(took, 0)
 			s := recovery.Sample{
 				Now: now, Acked: mss, RTT: took, Delivered: delivered, PriorDelivered: prior, Prior: window - i*mss,
@@ -75,17 +75,25 @@ func TestBBR_FindsTheRateAndKeepsIt(t *testing.T) {
 }
 
 func TestBBR_CeilingOnLoss(t *testing.T) {
-	b := newBBR(mss, 3)
-	drive(b, 40, 20*time.Millisecond, 12_500_000, func(int) float64 { return 0 })
-	before := b.Window()
-	drive(b, 2, 20*time.Millisecond, 12_500_000, func(int) float64 { return 0.5 })
-	assert.NotZero(t, b.ceiling)
-	assert.Less(t, b.Window(), before)
-	undone := newBBR(mss, 3)
-	drive(undone, 40, 20*time.Millisecond, 12_500_000, func(int) float64 { return 0 })
-	drive(undone, 2, 20*time.Millisecond, 12_500_000, func(int) float64 { return 0.5 })
-	undone.OnSpurious(0, undone.undoAt)
-	assert.Zero(t, undone.ceiling, "the losses were none")
+	from := func(first int) func(int) float64 {
+		return func(round int) float64 {
+			if round >= first {
+				return 0.5
+			}
+			return 0
+		}
+	}
+	const rate, rtt = 12_500_000, 20 * time.Millisecond
+	clean, cut := newBBR(mss, 3), newBBR(mss, 3)
+	drive(clean, 43, rtt, rate, from(100))
+	drive(cut, 43, rtt, rate, from(40))
+	assert.Zero(t, clean.ceiling)
+	assert.NotZero(t, cut.ceiling)
+	assert.Less(t, cut.Window(), clean.Window())
+	before := cut.undoCeiling
+	cut.OnSpurious(0, cut.undoAt)
+	assert.Equal(t, before, cut.ceiling, "the losses were none")
+	assert.Equal(t, mono.Time(never), cut.undoAt, "undone once")
 }
 
 func TestCubic_CutsAndRecovers(t *testing.T) {
