@@ -29,7 +29,7 @@ type Events uint8
 const (
 	EventConnected Events = 1 << iota // the handshake is done
 	EventReadable                     // bytes, the end of the stream or an error wait for Read
-	EventWritable                     // Write, after it took less than it was given, takes bytes again, or fails
+	EventWritable                     // Write, which took less than it was given, takes bytes again or fails
 	EventMigrated                     // Migrate came to its end
 	EventClosed                       // the connection is over
 )
@@ -147,7 +147,8 @@ func (e *Endpoint) newConn(now mono.Time, client bool, addr Path, tlsConf *tls.C
 	c := &Conn{
 		ep: e, cfg: e.cfg, client: client, now: now, number: e.nextNumber,
 		peer: wire.DefaultParams(), largestNonProbe: -1, heapIndex: -1, deadline: mono.Never,
-		handshakeAt: now.Add(e.cfg.HandshakeTimeout), keepAliveAt: mono.Never, closeAt: mono.Never, closeAgainAt: mono.Never,
+		handshakeAt: now.Add(e.cfg.HandshakeTimeout), keepAliveAt: mono.Never,
+		closeAt: mono.Never, closeAgainAt: mono.Never,
 		nudgeAt: mono.Never, paceAt: mono.Never, prevReadUntil: mono.Never, idle: max(e.cfg.IdleTimeout, 0),
 	}
 	e.nextNumber++

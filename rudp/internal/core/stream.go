@@ -249,9 +249,9 @@ func (c *Conn) checkStream(f *wire.Frame) error {
 		c.openedByPeer()
 		return nil
 	case (f.Stream&1 == 1) == c.client:
-		return &wire.Error{Code: wire.StreamLimitError, Frame: f.Type, Reason: "only one stream"}
+		return wire.Breach(wire.StreamLimitError, f.Type, "only one stream")
 	}
-	return &wire.Error{Code: wire.StreamStateError, Frame: f.Type, Reason: "a stream that was never opened"}
+	return wire.Breach(wire.StreamStateError, f.Type, "a stream that was never opened")
 }
 
 func (c *Conn) openedByPeer() {
@@ -273,7 +273,7 @@ func (c *Conn) onStream(f *wire.Frame) error {
 	}
 	end := f.Offset + uint64(len(f.Data))
 	if end > c.limit {
-		return &wire.Error{Code: wire.FlowControlError, Frame: f.Type, Reason: "beyond the window"}
+		return wire.Breach(wire.FlowControlError, f.Type, "beyond the window")
 	}
 	if c.peerReset {
 		return c.checkAfterReset(f, end)
@@ -295,7 +295,7 @@ func (c *Conn) onStream(f *wire.Frame) error {
 
 func (c *Conn) checkAfterReset(f *wire.Frame, end uint64) error {
 	if end > c.recv.final || f.Fin && end != c.recv.final {
-		return &wire.Error{Code: wire.FinalSizeError, Frame: f.Type, Reason: "bytes beyond the final size"}
+		return wire.Breach(wire.FinalSizeError, f.Type, "bytes beyond the final size")
 	}
 	return nil
 }
@@ -314,9 +314,9 @@ func (c *Conn) onResetStream(f *wire.Frame) error {
 	}
 	switch {
 	case c.recv.fin && f.Limit != c.recv.final || f.Limit < c.recv.high:
-		return &wire.Error{Code: wire.FinalSizeError, Frame: f.Type, Reason: "another final size"}
+		return wire.Breach(wire.FinalSizeError, f.Type, "another final size")
 	case f.Limit > c.limit:
-		return &wire.Error{Code: wire.FlowControlError, Frame: f.Type, Reason: "beyond the window"}
+		return wire.Breach(wire.FlowControlError, f.Type, "beyond the window")
 	case c.peerReset || c.recv.done():
 		return nil
 	}

@@ -147,7 +147,7 @@ func (r *Recovery) leaveFlight(sp *space, p *Packet) {
 func (r *Recovery) OnAck(now mono.Time, s SpaceID, f *wire.Frame, delay time.Duration) error {
 	sp := &r.spaces[s]
 	if f.Largest >= sp.next {
-		return &wire.Error{Code: wire.ProtocolViolation, Frame: f.Type, Reason: "acknowledges what was never sent"}
+		return wire.Breach(wire.ProtocolViolation, f.Type, "acknowledges what was never sent")
 	}
 	sample := &r.sample
 	*sample = Sample{Now: now, Prior: r.Inflight}
@@ -161,7 +161,7 @@ func (r *Recovery) OnAck(now mono.Time, s SpaceID, f *wire.Frame, delay time.Dur
 			p := sp.at(pn)
 			switch p.state {
 			case skipped:
-				return &wire.Error{Code: wire.ProtocolViolation, Frame: f.Type, Reason: "acknowledges a number left out"}
+				return wire.Breach(wire.ProtocolViolation, f.Type, "acknowledges a number left out")
 			case settled:
 				continue
 			}
