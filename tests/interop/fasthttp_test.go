@@ -23,10 +23,12 @@ import (
 func fastPair(t *testing.T, server, client door, secure bool, handler fasthttp.RequestHandler) (*fasthttp.HostClient, string) {
 	t.Helper()
 	l := server.listen(t, "tcp")
-	s := &fasthttp.Server{Handler: handler, StreamRequestBody: true, NoDefaultServerHeader: true}
+	// A goroutine of each end's sleeps that long before it sees that it is to end.
+	const idle = 50 * time.Millisecond
+	s := &fasthttp.Server{Handler: handler, StreamRequestBody: true, MaxIdleWorkerDuration: idle}
 	c := &fasthttp.HostClient{
 		Addr: l.Addr().String(), IsTLS: secure, ReadTimeout: patience, WriteTimeout: patience,
-		MaxIdleConnDuration: 50 * time.Millisecond, // its own goroutine sleeps that long before it ends
+		MaxIdleConnDuration: idle,
 		Dial: func(address string) (net.Conn, error) {
 			return client.dialContext(context.Background(), "tcp", address)
 		},

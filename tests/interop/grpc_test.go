@@ -32,9 +32,11 @@ type grpcFailure string
 // A panicLogger's Fatal calls panic, so that a failed case ends its test and not the process.
 type panicLogger struct{ grpclog.LoggerV2 }
 
-func (panicLogger) Fatal(args ...any)                 { panic(grpcFailure(fmt.Sprint(args...))) }
-func (panicLogger) Fatalln(args ...any)               { panic(grpcFailure(fmt.Sprintln(args...))) }
-func (panicLogger) Fatalf(format string, args ...any) { panic(grpcFailure(fmt.Sprintf(format, args...))) }
+func (panicLogger) Fatal(args ...any)   { panic(grpcFailure(fmt.Sprint(args...))) }
+func (panicLogger) Fatalln(args ...any) { panic(grpcFailure(fmt.Sprintln(args...))) }
+func (panicLogger) Fatalf(format string, args ...any) {
+	panic(grpcFailure(fmt.Sprintf(format, args...)))
+}
 
 // FatalDepth implements grpclog.DepthLoggerV2, which is how grpc's components log.
 func (l panicLogger) FatalDepth(_ int, args ...any) { l.Fatalln(args...) }
