@@ -106,8 +106,8 @@ func parse(args []string) (*config, error) {
 	serverList := fs.String("servers", "all", "servers, comma-separated: "+names(allServers))
 	workloadList := fs.String("workloads", "all",
 		"workloads, comma-separated: "+names(allWorkloads))
-	only := fs.String("only", "", "quick: two workloads, 3 rounds of 1 s; net: the net door beside Go's "+
-		"net, five workloads, one CPU and two; unless other flags say so")
+	only := fs.String("only", "", "quick: two workloads, 3 rounds of 1 s; net: the net door beside "+
+		"Go's net, five workloads, one CPU and two; unless other flags say so")
 	cpus := fs.String("server-cpus", "1", "how many CPUs the server has, and its GOMAXPROCS, 1 or 2; "+
 		"with both, 1,2, all is measured with each. The load client has those that are left; "+
 		"if none are, nothing is pinned")

@@ -50,7 +50,8 @@ type workload struct {
 func (w workload) label() string { return w.name }
 
 func (w workload) describe() string {
-	s := fmt.Sprintf("%d connections, %d bytes, %d in flight each", w.connections, w.sizeBytes, w.depth)
+	s := fmt.Sprintf("%d connections, %d bytes, %d in flight each",
+		w.connections, w.sizeBytes, w.depth)
 	if w.cpus > 1 {
 		s += fmt.Sprintf(", the server on %d CPUs", w.cpus)
 	}

@@ -75,7 +75,8 @@ func (in info) placement() string {
 
 func (in info) header() string {
 	return fmt.Sprintf("`%s` at %s, %s\n\n", in.Command, in.Commit, in.Time) +
-		fmt.Sprintf("%d x %s, Linux %s, %s; %s; ", in.CPUs, in.CPU, in.Kernel, in.Go, in.placement()) +
+		fmt.Sprintf("%d x %s, Linux %s, %s; %s; ",
+			in.CPUs, in.CPU, in.Kernel, in.Go, in.placement()) +
 		fmt.Sprintf("medians of the calm samples of %d interleaved rounds of %g s.\n", in.Rounds, in.Seconds)
 }
 

@@ -1,13 +1,13 @@
-// Command udp measures what a datagram costs a server: CPU time of the server's process over the
-// datagrams that it received, or that a load client had answered, for veloq's UDPConn and its worker
-// doors beside package net and x/net.
+// Command udp measures what a datagram costs a server: CPU time of the server's process over what it
+// received, or what a load client had answered, for veloq's UDPConn and its worker doors beside package
+// net and x/net.
 //
 //	cd bench/udp && go run .                    # all servers, 5 rounds of 1 s for each form of load
 //	go run . -servers net-msg,veloq-handler -loads sink,sink@50000 -rounds 9
 //	go run . -also "mine=/path/to/server -flag" # anything that prints its address and echoes
 //
-// The server has one CPU and GOMAXPROCS=1, the client another; servers take turns in rounds; figures
-// are medians. Linux only; needs cc and taskset. README.md says what the figures mean.
+// The server has one CPU and GOMAXPROCS=1, the client another; servers take turns in rounds; figures are
+// medians. Linux only; needs cc and taskset. README.md says what the figures mean.
 package main
 
 import (

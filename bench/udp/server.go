@@ -1,7 +1,7 @@
 package main
 
-// The servers: each reads datagrams by one library's call, and answers by the one that goes with it.
-// Here is what they share, and those that take one datagram a call.
+// The servers: each reads by one library's call, and answers by the one that goes with it. Here is what
+// they share, and those that take one datagram a call.
 
 import (
 	"encoding/binary"
@@ -56,7 +56,7 @@ func (s *sink) answer(p []byte) bool {
 	return true
 }
 
-// answers calls add for what of piece is to go back: all as it came, or the datagrams in it that ask.
+// answers calls add for what of piece is to go back: all as it came, or the datagrams that ask.
 func (s *sink) answers(piece []byte, segment int, add func(p []byte, segment int)) {
 	if !s.on {
 		add(piece, segment)

@@ -1,6 +1,6 @@
-// Command web compares web servers on package net's listener and on veloq's: the same program, the same
-// handler, wrk as the client. net/http, plain and with TLS, and fasthttp, each with veloq's staged writes
-// as they are by default, on and off. They take turns, each sample in a fresh process.
+// Command web compares web servers on package net's listener and on veloq's: the same program, the
+// same handler, wrk as the client. net/http, plain and with TLS, and fasthttp, each with veloq's staged
+// writes as they are by default, on and off. They take turns, each sample in a fresh process.
 //
 //	go run ./web -rounds 7 -c 64
 //	go run ./web -kinds https -listeners go,veloq -server-cpus 1,2

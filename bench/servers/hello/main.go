@@ -1,5 +1,5 @@
-// Command hello is the smallest web server: net/http's, plain or with TLS, or fasthttp's, on a listener
-// of package net or of veloq.
+// Command hello is the smallest web server: net/http's, plain or with TLS, or fasthttp's, on a
+// listener of package net or of veloq.
 package main
 
 import (
@@ -66,7 +66,7 @@ func serveHTTPS(ln net.Listener) error {
 		return err
 	}
 	srv := server()
-	srv.ErrorLog = log.New(io.Discard, "", 0) // wrk's first connection only tries the port; it tells errors
+	srv.ErrorLog = log.New(io.Discard, "", 0) // wrk tries the port first, without a handshake
 	srv.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}
 	return srv.ServeTLS(ln, "", "")
 }
