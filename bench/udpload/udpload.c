@@ -303,8 +303,8 @@ static int send_due(struct run *r, uint64_t now, uint64_t *wait_ns)
 	}
 	if (r->due_ns + BEHIND_NS < now)
 		r->due_ns = now;
-	for (unsigned tried = 0; tried < r->sockets; tried++) {
-		unsigned i = (r->turn + tried) % r->sockets;
+	for (unsigned tried = 0, first = r->turn; tried < r->sockets; tried++) {
+		unsigned i = (first + tried) % r->sockets;
 
 		if (r->peers[i].credit < r->depth)
 			continue;
