@@ -17,6 +17,23 @@ func allowedCPUs() []string {
 	return parseCPUList(strings.TrimSpace(line))
 }
 
+// shareOut gives the server n of the CPUs and the load client, which has one thread, the next one.
+// Where that leaves it none, neither is pinned.
+func shareOut(all []string, n int) (server, client []string) {
+	if len(all) <= n {
+		return nil, nil
+	}
+	return all[:n], all[n : n+1]
+}
+
+// pinned is a command on these CPUs; taskset becomes it, with the same pid.
+func pinned(cpus, command []string) []string {
+	if len(cpus) == 0 {
+		return command
+	}
+	return append([]string{"taskset", "-c", strings.Join(cpus, ",")}, command...)
+}
+
 // parseCPUList reads the kernel's form of a set of CPUs, such as "0-3,8".
 func parseCPUList(list string) []string {
 	var out []string

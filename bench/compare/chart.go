@@ -37,7 +37,7 @@ const (
 	chartWidth  = 1040
 	panelGap    = 28
 	panelWidth  = (chartWidth - 3*panelGap) / 2
-	nameWidth   = 96
+	nameWidth   = 124
 	valueWidth  = 78
 	plotWidth   = panelWidth - nameWidth - valueWidth
 	barHeight   = 16
@@ -84,7 +84,7 @@ func drawLegend(b *strings.Builder, servers []server) {
 			`<rect x="%d" y="66" width="12" height="12" rx="2" fill="%s"/>`+"\n",
 			x, s.color)
 		text(b, x+18, 76, "start", 12, colorText, s.name)
-		x += 44 + 8*len(s.name)
+		x += 30 + 7*len(s.name)
 	}
 }
 

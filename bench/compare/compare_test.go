@@ -45,7 +45,11 @@ func TestParse_BadInput(t *testing.T) {
 		{"-servers", "nosuch"},
 		{"-workloads", "64x64B,nosuch"},
 		{"-only", "slow"},
-		{"-cpus", "three"},
+		{"-server-cpus", "3"},
+		{"-server-cpus", "0"},
+		{"-server-cpus", "1,1"},
+		{"-server-cpus", ""},
+		{"-workers", "-1"},
 		{"-table", "long"},
 		{"-rounds", "0"},
 		{"-seconds", "-1"},
@@ -64,6 +68,57 @@ func TestParse_PresetYieldsToFlags(t *testing.T) {
 	}
 	if cfg.rounds != 7 || cfg.seconds != 1 || len(cfg.workloads) != 2 {
 		t.Errorf("rounds %d, seconds %g, workloads %v", cfg.rounds, cfg.seconds, cfg.workloads)
+	}
+}
+
+// -only net is the table in one run: every server under every workload, on one CPU and two.
+func TestParse_NetOnOneAndTwoCPUs(t *testing.T) {
+	cfg, err := parse([]string{"-only", "net"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(cfg.servers) != 4 || len(cfg.workloads) != 10 {
+		t.Fatalf("%d servers, %d workloads", len(cfg.servers), len(cfg.workloads))
+	}
+	seen := map[string]bool{}
+	for _, w := range cfg.workloads {
+		if seen[w.name] || (w.cpus == 2) != strings.HasSuffix(w.name, "-2cpus") {
+			t.Errorf("%q: %d CPUs, or a second of that name", w.name, w.cpus)
+		}
+		seen[w.name] = true
+	}
+	for _, s := range cfg.servers {
+		for _, other := range cfg.servers {
+			if s.name != other.name && s.binary == other.binary && slices.Equal(s.args, other.args) {
+				t.Errorf("%s is %s", s.name, other.name)
+			}
+		}
+	}
+}
+
+func TestShareOut_ServerAndClient(t *testing.T) {
+	for _, c := range []struct {
+		all            []string
+		n              int
+		server, client []string
+	}{
+		{[]string{"4", "6"}, 1, []string{"4"}, []string{"6"}},
+		{[]string{"4", "6"}, 2, nil, nil},
+		{[]string{"0", "1", "2", "3"}, 2, []string{"0", "1"}, []string{"2"}},
+		{nil, 1, nil, nil},
+	} {
+		server, client := shareOut(c.all, c.n)
+		if !slices.Equal(server, c.server) || !slices.Equal(client, c.client) {
+			t.Errorf("%v for %d: %v and %v", c.all, c.n, server, client)
+		}
+	}
+	command := []string{"echo", "-x"}
+	two := pinned([]string{"0", "1"}, command)
+	if want := []string{"taskset", "-c", "0,1", "echo", "-x"}; !slices.Equal(two, want) {
+		t.Error(two)
+	}
+	if got := pinned(nil, command); !slices.Equal(got, command) {
+		t.Error(got)
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -24,15 +26,16 @@ type config struct {
 	warmup    float64
 	retries   int
 	patience  time.Duration
-	twoCPUs   bool
-	workers   int
-	idle      int
-	verify    bool
-	short     bool     // -table short
-	cpus      []string // that the server and the load client get, where they are pinned
-	veloqArgs []string
-	gnetTags  string
-	command   string
+	// serverCPUs are the numbers of CPUs that servers are measured with, one after another.
+	serverCPUs []int
+	workers    int // 0: as many as the server has CPUs
+	idle       int
+	verify     bool
+	short      bool     // -table short
+	cpus       []string // those of this process: server and load client share them out
+	veloqArgs  []string
+	gnetTags   string
+	command    string
 }
 
 func main() {
@@ -56,9 +59,9 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	cfg.cpus = allowedCPUs()
-	if len(cfg.cpus) < 2 && !cfg.twoCPUs {
+	if len(cfg.cpus) < 2 && slices.Contains(cfg.serverCPUs, 1) {
 		return errors.New("needs two CPUs: one for the server, one for the load client; " +
-			"or -cpus two, which pins nothing")
+			"or -server-cpus 2, with which they share what there is")
 	}
 	b, err := newBuilder(cfg)
 	if err != nil {
@@ -103,10 +106,11 @@ func parse(args []string) (*config, error) {
 	serverList := fs.String("servers", "all", "servers, comma-separated: "+names(allServers))
 	workloadList := fs.String("workloads", "all",
 		"workloads, comma-separated: "+names(allWorkloads))
-	only := fs.String("only", "",
-		"quick: two workloads, 3 rounds of 1 s, unless other flags say so")
-	cpus := fs.String("cpus", "one", "one: server on one CPU with GOMAXPROCS=1, load on another; "+
-		"two: nothing pinned, GOMAXPROCS=2")
+	only := fs.String("only", "", "quick: two workloads, 3 rounds of 1 s; net: the net door beside "+
+		"Go's net, five workloads, one CPU and two; unless other flags say so")
+	cpus := fs.String("server-cpus", "1", "how many CPUs the server has, and its GOMAXPROCS, 1 or 2; "+
+		"with both, 1,2, all is measured with each. The load client has those that are left; "+
+		"if none are, nothing is pinned")
 	table := fs.String("table", "full", "full: every figure, and files; short: one small table, "+
 		"and the first failure ends it")
 	veloqArgs := fs.String("veloq-args", "", "further flags for examples/echo, space-separated")
@@ -117,7 +121,8 @@ func parse(args []string) (*config, error) {
 		"times to repeat a sample that other processes disturbed")
 	fs.DurationVar(&cfg.patience, "patience", 15*time.Second,
 		"how long to wait for a calm machine before that")
-	fs.IntVar(&cfg.workers, "workers", 1, "event loops or workers of each server")
+	fs.IntVar(&cfg.workers, "workers", 0, "event loops or workers of each server; "+
+		"0 is one for each of its CPUs")
 	fs.IntVar(&cfg.idle, "idle", 0, "instead: memory of this many idle connections")
 	fs.BoolVar(&cfg.verify, "verify", false, "check every echoed byte (dearer for the client)")
 	fs.StringVar(&cfg.gnetTags, "gnet-tags", "", "build tags for gnet, such as poll_opt,gc_opt")
@@ -135,15 +140,19 @@ func parse(args []string) (*config, error) {
 		preset(set, "workloads", func() { *workloadList = "64x64B,64x16KiB" })
 		preset(set, "rounds", func() { cfg.rounds = 3 })
 		preset(set, "seconds", func() { cfg.seconds = 1 })
+	case "net":
+		preset(set, "servers", func() { *serverList = netServers })
+		preset(set, "workloads", func() { *workloadList = netWorkloads })
+		preset(set, "server-cpus", func() { *cpus = "1,2" })
 	default:
-		return nil, fmt.Errorf("-only %q: the only preset is quick", *only)
+		return nil, fmt.Errorf("-only %q: quick or net", *only)
 	}
-	switch *cpus {
-	case "one":
-	case "two":
-		cfg.twoCPUs = true
-	default:
-		return nil, fmt.Errorf("-cpus %q: one or two", *cpus)
+	for text := range strings.SplitSeq(*cpus, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > 2 || slices.Contains(cfg.serverCPUs, n) {
+			return nil, fmt.Errorf("-server-cpus %q: 1, 2, or 1,2", *cpus)
+		}
+		cfg.serverCPUs = append(cfg.serverCPUs, n)
 	}
 	switch *table {
 	case "full":
@@ -152,18 +161,19 @@ func parse(args []string) (*config, error) {
 	default:
 		return nil, fmt.Errorf("-table %q: full or short", *table)
 	}
-	if cfg.rounds < 1 || cfg.seconds <= 0 || cfg.workers < 1 {
-		return nil, errors.New("-rounds, -seconds and -workers must be positive")
+	if cfg.rounds < 1 || cfg.seconds <= 0 {
+		return nil, errors.New("-rounds and -seconds must be positive")
 	}
-	if cfg.warmup < 0 || cfg.idle < 0 || cfg.retries < 0 {
-		return nil, errors.New("-warmup, -idle and -retries must not be negative")
+	if cfg.workers < 0 || cfg.warmup < 0 || cfg.idle < 0 || cfg.retries < 0 {
+		return nil, errors.New("-workers, -warmup, -idle and -retries must not be negative")
 	}
 	cfg.veloqArgs = strings.Fields(*veloqArgs)
 	var err error
 	if cfg.servers, err = pick(allServers, *serverList); err != nil {
 		return nil, err
 	}
-	cfg.workloads, err = pick(allWorkloads, *workloadList)
+	workloads, err := pick(allWorkloads, *workloadList)
+	cfg.workloads = withCPUs(workloads, cfg.serverCPUs)
 	return cfg, err
 }
 

@@ -2,6 +2,8 @@ package main
 
 // What is compared: the servers and the workloads.
 
+import "fmt"
+
 // server is one program under test.
 type server struct {
 	name   string
@@ -26,7 +28,9 @@ var allServers = []server{
 		[]string{"-door", "task", "-driver", "auto", "-spin", "0s"},
 		"#37b384",
 	},
-	{"veloq-net", "echo", []string{"-door", "net"}, "#7cc9a9"},
+	{"veloq-net", "echo", []string{"-door", "net", "-stage", "auto"}, "#7cc9a9"},
+	{"veloq-net-staged", "echo", []string{"-door", "net", "-stage", "on"}, "#a3dbc2"},
+	{"veloq-net-direct", "echo", []string{"-door", "net", "-stage", "off"}, "#5aa98a"},
 	{"gonet", "gonet", nil, "#2f7fc1"},
 	{"gnet", "gnet", nil, "#d1702c"},
 	{"netpoll", "netpoll", nil, "#8a63b8"},
@@ -40,18 +44,50 @@ type workload struct {
 	connections int
 	sizeBytes   int
 	depth       int // requests in flight a connection
+	cpus        int // the server's
 }
 
 func (w workload) label() string { return w.name }
 
+func (w workload) describe() string {
+	s := fmt.Sprintf("%d connections, %d bytes, %d in flight each",
+		w.connections, w.sizeBytes, w.depth)
+	if w.cpus > 1 {
+		s += fmt.Sprintf(", the server on %d CPUs", w.cpus)
+	}
+	return s
+}
+
 var allWorkloads = []workload{
-	{"64x64B", 64, 64, 1},
-	{"64x64B-depth16", 64, 64, 16},
-	{"64x1KiB", 64, 1 << 10, 1},
-	{"64x16KiB", 64, 16 << 10, 1},
-	{"16x256KiB", 16, 256 << 10, 1},
-	{"1000x64B", 1000, 64, 1},
-	{"1x64B", 1, 64, 1},
+	{"64x64B", 64, 64, 1, 1},
+	{"64x64B-depth16", 64, 64, 16, 1},
+	{"64x1KiB", 64, 1 << 10, 1, 1},
+	{"64x16KiB", 64, 16 << 10, 1, 1},
+	{"16x256KiB", 16, 256 << 10, 1, 1},
+	{"1000x64B", 1000, 64, 1, 1},
+	{"1x64B", 1, 64, 1, 1},
+}
+
+// What -only net picks.
+const (
+	netServers   = "gonet,veloq-net,veloq-net-staged,veloq-net-direct"
+	netWorkloads = "1x64B,64x64B,1000x64B,64x16KiB,16x256KiB"
+)
+
+// withCPUs is every workload for every number of CPUs that the server is to have.
+func withCPUs(workloads []workload, cpus []int) []workload {
+	var out []workload
+	for _, w := range workloads {
+		for _, n := range cpus {
+			on := w
+			on.cpus = n
+			if n > 1 {
+				on.name += fmt.Sprintf("-%dcpus", n)
+			}
+			out = append(out, on)
+		}
+	}
+	return out
 }
 
 // order returns who runs when in a round. It rotates by one each round and every second round

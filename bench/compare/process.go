@@ -24,19 +24,20 @@ type process struct {
 }
 
 // startServer runs a server and waits for the address on its first line.
-func startServer(cfg *config, s server, path string) (*process, error) {
-	args := []string{path, "-addr", "127.0.0.1:0", "-workers", strconv.Itoa(cfg.workers)}
+func startServer(cfg *config, s server, cpus int, path string) (*process, error) {
+	workers := cfg.workers
+	if workers == 0 {
+		workers = cpus
+	}
+	args := []string{path, "-addr", "127.0.0.1:0", "-workers", strconv.Itoa(workers)}
 	args = append(args, s.args...)
 	if s.isVeloq() {
 		args = append(args, cfg.veloqArgs...)
 	}
-	procs := "GOMAXPROCS=2"
-	if !cfg.twoCPUs {
-		procs = "GOMAXPROCS=1"
-		args = append([]string{"taskset", "-c", cfg.cpus[0]}, args...) // execs: same pid
-	}
+	serverSet, _ := shareOut(cfg.cpus, cpus)
+	args = pinned(serverSet, args)
 	p := &process{cmd: exec.Command(args[0], args[1:]...), exited: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), procs)
+	p.cmd.Env = append(os.Environ(), "GOMAXPROCS="+strconv.Itoa(cpus))
 	p.cmd.Stderr = &p.stderr
 	// Own process group: Ctrl-C reaches compare alone, which then ends the server itself.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
@@ -97,15 +98,13 @@ func (p *process) why(err error) error {
 }
 
 // runLoad runs the load client to its end and returns the JSON it printed.
-func runLoad(ctx context.Context, cfg *config, path string, limit time.Duration,
+func runLoad(ctx context.Context, cfg *config, cpus int, path string, limit time.Duration,
 	args ...string,
 ) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	args = append([]string{path}, args...)
-	if !cfg.twoCPUs {
-		args = append([]string{"taskset", "-c", cfg.cpus[1]}, args...)
-	}
+	_, clientSet := shareOut(cfg.cpus, cpus)
+	args = pinned(clientSet, append([]string{path}, args...))
 	c := exec.CommandContext(ctx, args[0], args[1:]...)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	out, err := c.Output()

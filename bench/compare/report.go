@@ -23,8 +23,9 @@ type info struct {
 	Go      string  `json:"go"`
 	Rounds  int     `json:"rounds"`
 	Seconds float64 `json:"seconds"`
-	Pinned  bool    `json:"pinned"`
-	Workers int     `json:"workers"`
+	// ServerCPUs are those of -server-cpus; a workload's name says which, if it is not 1.
+	ServerCPUs []int `json:"server_cpus"`
+	Workers    int   `json:"workers"` // 0: one for each of them
 }
 
 func machineInfo(ctx context.Context, cfg *config, root string) info {
@@ -35,8 +36,9 @@ func machineInfo(ctx context.Context, cfg *config, root string) info {
 		Go:      runtime.Version(),
 		Rounds:  cfg.rounds,
 		Seconds: cfg.seconds,
-		Pinned:  !cfg.twoCPUs,
 		Workers: cfg.workers,
+
+		ServerCPUs: cfg.serverCPUs,
 	}
 	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
 		in.Kernel = strings.TrimSpace(string(b))
@@ -54,14 +56,27 @@ func machineInfo(ctx context.Context, cfg *config, root string) info {
 	return in
 }
 
-func (in info) header() string {
-	where := "server on one CPU with GOMAXPROCS=1, load client on the other"
-	if !in.Pinned {
-		where = "nothing pinned, GOMAXPROCS=2"
+// placement says what runs where.
+func (in info) placement() string {
+	workers := "a worker for each CPU of the server"
+	if in.Workers > 0 {
+		workers = fmt.Sprintf("%d worker(s) a server", in.Workers)
 	}
+	var where []string
+	for _, n := range in.ServerCPUs {
+		text := fmt.Sprintf("server on %d CPU(s), load client on another", n)
+		if in.CPUs <= n {
+			text = fmt.Sprintf("server and load client share %d CPU(s)", in.CPUs)
+		}
+		where = append(where, fmt.Sprintf("%s, GOMAXPROCS=%d", text, n))
+	}
+	return strings.Join(where, "; ") + "; " + workers
+}
+
+func (in info) header() string {
 	return fmt.Sprintf("`%s` at %s, %s\n\n", in.Command, in.Commit, in.Time) +
-		fmt.Sprintf("%d x %s, Linux %s, %s; %s; %d worker(s) a server; ",
-			in.CPUs, in.CPU, in.Kernel, in.Go, where, in.Workers) +
+		fmt.Sprintf("%d x %s, Linux %s, %s; %s; ",
+			in.CPUs, in.CPU, in.Kernel, in.Go, in.placement()) +
 		fmt.Sprintf("medians of the calm samples of %d interleaved rounds of %g s.\n", in.Rounds, in.Seconds)
 }
 
@@ -138,8 +153,7 @@ func markdown(in info, cfg *config, rows []row) string {
 		"the limit's CPU over the server's own, 1.00 is the limit itself. \"calm\" counts samples during " +
 		"which other processes took at most 10 % of a CPU; only those are used, unless there are none.\n")
 	for _, w := range cfg.workloads {
-		fmt.Fprintf(&b, "\n## %s: %d connections, %d bytes, %d in flight each\n\n",
-			w.name, w.connections, w.sizeBytes, w.depth)
+		fmt.Fprintf(&b, "\n## %s: %s\n\n", w.name, w.describe())
 		b.WriteString("| server | calm | req/s | CPU µs | spread | p50 µs | p99 µs " +
 			"| CPU / gnet | CPU / gonet | share of limit " +
 			"| req/s / gnet | req/s / gonet | req/s / limit | server, client busy |\n")

@@ -73,7 +73,7 @@ func (r *runner) loadRounds(ctx context.Context) ([]*cell, error) {
 				if ctx.Err() != nil {
 					return nil, errors.New("interrupted")
 				}
-				progress := fmt.Sprintf("round %d/%d  %-15s %-14s", round+1,
+				progress := fmt.Sprintf("round %d/%d  %-20s %-16s", round+1,
 					r.cfg.rounds, w.name, s.name)
 				if err != nil && r.cfg.short {
 					return nil, fmt.Errorf("%s: %w", s.name, err)
@@ -125,7 +125,7 @@ func (r *runner) loadOnce(ctx context.Context, s server, w workload) (got sample
 		args = append(args, "-v")
 	}
 	limit := time.Duration(seconds*float64(time.Second)) + 20*time.Second
-	err = r.against(ctx, s, limit, &got, args...)
+	err = r.against(ctx, s, w.cpus, limit, &got, args...)
 	if err == nil && got.Requests == 0 {
 		err = errors.New("no request was answered in the measured time")
 	}
@@ -143,11 +143,11 @@ func (r *runner) idleRounds(ctx context.Context) ([]*cell, error) {
 			s, c := r.cfg.servers[i], cells[i]
 			var got idleSample
 			n := strconv.Itoa(r.cfg.idle)
-			err := r.against(ctx, s, 3*time.Minute, &got, "-i", n)
+			err := r.against(ctx, s, r.cfg.serverCPUs[0], 3*time.Minute, &got, "-i", n)
 			if ctx.Err() != nil {
 				return nil, errors.New("interrupted")
 			}
-			progress := fmt.Sprintf("round %d/%d  %-14s", round+1, r.cfg.rounds, s.name)
+			progress := fmt.Sprintf("round %d/%d  %-16s", round+1, r.cfg.rounds, s.name)
 			if err != nil {
 				c.Failures = append(c.Failures, err.Error())
 				r.cfg.tell("%s failed: %v", progress, err)
@@ -162,19 +162,19 @@ func (r *runner) idleRounds(ctx context.Context) ([]*cell, error) {
 }
 
 // against starts a fresh server, runs the load client on it, and ends it again.
-func (r *runner) against(ctx context.Context, s server, limit time.Duration, got any,
+func (r *runner) against(ctx context.Context, s server, cpus int, limit time.Duration, got any,
 	args ...string,
 ) error {
 	if reason, ok := r.broken[s.binary]; ok {
 		return errors.New(reason)
 	}
-	p, err := startServer(r.cfg, s, filepath.Join(r.out, s.binary))
+	p, err := startServer(r.cfg, s, cpus, filepath.Join(r.out, s.binary))
 	if err != nil {
 		return err
 	}
 	defer p.stop()
 	args = append([]string{"-a", p.addr, "-p", strconv.Itoa(p.pid())}, args...)
-	out, err := runLoad(ctx, r.cfg, filepath.Join(r.out, "load"), limit, args...)
+	out, err := runLoad(ctx, r.cfg, cpus, filepath.Join(r.out, "load"), limit, args...)
 	if err != nil {
 		return p.why(err)
 	}

@@ -10,15 +10,15 @@ func shortTable(cfg *config, rows []row) string {
 	var b strings.Builder
 	disturbed, samples := 0, 0
 	for _, w := range cfg.workloads {
-		fmt.Fprintf(&b, "\n%d connections, %d bytes, %d in flight each; medians of the calm samples of %d rounds of %g s\n\n",
-			w.connections, w.sizeBytes, w.depth, cfg.rounds, cfg.seconds)
-		fmt.Fprintf(&b, "%-14s %10s %12s %9s %9s %13s %15s\n", "server", "req/s", "CPU µs/req",
+		fmt.Fprintf(&b, "\n%s; medians of the calm samples of %d rounds of %g s\n\n",
+			w.describe(), cfg.rounds, cfg.seconds)
+		fmt.Fprintf(&b, "%-16s %10s %12s %9s %9s %13s %15s\n", "server", "req/s", "CPU µs/req",
 			"p50 µs", "p99 µs", "CPU / gonet", "req/s / gonet")
 		for _, r := range rows {
 			if r.Workload != w.name {
 				continue
 			}
-			fmt.Fprintf(&b, "%-14s %10.0f %12.2f %9.0f %9.0f %13s %15s\n", r.Server, r.ReqPerS,
+			fmt.Fprintf(&b, "%-16s %10.0f %12.2f %9.0f %9.0f %13s %15s\n", r.Server, r.ReqPerS,
 				r.CPUus, r.P50us, r.P99us, shown(r.CPUTo, "gonet", false),
 				shown(r.ReqPerSTo, "gonet", false))
 			disturbed += r.Disturbed

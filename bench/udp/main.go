@@ -1,12 +1,13 @@
-// Command udp measures what a datagram costs a server: CPU time of the server's process over the
-// datagrams that a load client had answered, for veloq's UDPConn beside package net and x/net.
+// Command udp measures what a datagram costs a server: CPU time of the server's process over what it
+// received, or what a load client had answered, for veloq's UDPConn and its worker doors beside package
+// net and x/net.
 //
 //	cd bench/udp && go run .                    # all servers, 5 rounds of 1 s for each form of load
-//	go run . -servers net-msg,veloq-gro -rounds 9
+//	go run . -servers net-msg,veloq-handler -loads sink,sink@50000 -rounds 9
 //	go run . -also "mine=/path/to/server -flag" # anything that prints its address and echoes
 //
-// The server has one CPU and GOMAXPROCS=1, the client another; servers take turns in rounds; figures
-// are medians. Linux only; needs cc and taskset.
+// The server has one CPU and GOMAXPROCS=1, the client another; servers take turns in rounds; figures are
+// medians. Linux only; needs cc and taskset. README.md says what the figures mean.
 package main
 
 import (
@@ -15,6 +16,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,6 +28,7 @@ import (
 
 type options struct {
 	servers []string
+	loads   []load
 	also    map[string][]string
 	rounds  int
 	seconds float64
@@ -41,11 +44,41 @@ type load struct {
 	sink  bool
 }
 
-var loads = []load{
-	{"echo, sent one by one", nil, false},
-	{"echo, sent by GSO", []string{"-g"}, false},
-	{"received only, sent one by one", []string{"-k"}, true},
-	{"received only, sent by GSO", []string{"-k", "-g"}, true},
+// forms are the loads that -loads can name, at a rate or without.
+var forms = map[string]load{
+	"echo":     {"echo, sent one by one", nil, false},
+	"echo-gso": {"echo, sent by GSO", []string{"-g"}, false},
+	"sink":     {"received only, sent one by one", []string{"-k"}, true},
+	"sink-gso": {"received only, sent by GSO", []string{"-k", "-g"}, true},
+}
+
+const (
+	defaultServers = "net-msg,net,xnet,xnet-gro,veloq,veloq-msg,veloq-batch,veloq-gro," +
+		"veloq-handler,veloq-handler-gro,veloq-task,veloq-task-gro"
+	defaultLoads = "echo,echo-gso,sink,sink-gso,sink@100000,sink-gso@100000"
+)
+
+// parseLoads reads FORM or FORM@RATE, with commas between.
+func parseLoads(list string) ([]load, error) {
+	var loads []load
+	for text := range strings.SplitSeq(list, ",") {
+		form, rate, paced := strings.Cut(text, "@")
+		l, ok := forms[form]
+		if !ok {
+			return nil, fmt.Errorf("-loads: %q is none of %s", form,
+				strings.Join(slices.Sorted(maps.Keys(forms)), ", "))
+		}
+		if paced {
+			n, err := strconv.Atoi(rate)
+			if err != nil || n <= 0 {
+				return nil, fmt.Errorf("-loads: %q is no number of datagrams a second", rate)
+			}
+			l.name += fmt.Sprintf(", %d a second", n)
+			l.flags = append(slices.Clone(l.flags), "-r", rate)
+		}
+		loads = append(loads, l)
+	}
+	return loads, nil
 }
 
 // retries is how often a sample is repeated that failed, as on a machine so busy that no answer came.
@@ -53,11 +86,13 @@ const retries = 3
 
 // sample is what udpload prints.
 type sample struct {
-	Packets, Lost uint64
-	PacketsPerS   float64 `json:"packets_per_s"`
-	CPU           float64 `json:"server_cpu_us_per_packet"`
-	Share         float64 `json:"server_cpu_share"`
+	Sent, Packets, Lost uint64
+	PacketsPerS         float64 `json:"packets_per_s"`
+	CPU                 float64 `json:"server_cpu_us_per_packet"`
+	Share               float64 `json:"server_cpu_share"`
 }
+
+func (s sample) lostShare() float64 { return float64(s.Lost) / float64(max(s.Sent, 1)) }
 
 func main() {
 	if err := run(); err != nil {
@@ -70,16 +105,11 @@ func run() error {
 	o := options{also: map[string][]string{}}
 	serveDoor := flag.String("serve", "", "be this server")
 	sinking := flag.Bool("sink", false, "with -serve: answer only what asks for it")
-	names := flag.String("servers", "net-msg,net,xnet,veloq,veloq-msg,veloq-batch,veloq-gro",
-		"servers; ratios are to the first")
-	flag.Func("also", "name=command: a server of its own, for the echo loads (repeatable)", func(s string) error {
-		name, command, ok := strings.Cut(s, "=")
-		if !ok {
-			return errors.New("want name=command")
-		}
-		o.also[name] = strings.Fields(command)
-		return nil
-	})
+	names := flag.String("servers", defaultServers, "servers; ratios are to the first")
+	loads := flag.String("loads", defaultLoads,
+		"forms of load: "+strings.Join(slices.Sorted(maps.Keys(forms)), ", ")+
+			"; with @N, N datagrams a second at most")
+	flag.Func("also", "name=command: a server of its own, for the echo loads (repeatable)", o.addAlso)
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds")
 	flag.Float64Var(&o.seconds, "seconds", 1, "seconds a sample")
 	flag.IntVar(&o.size, "size", 1200, "bytes a datagram")
@@ -89,17 +119,35 @@ func run() error {
 	if *serveDoor != "" {
 		return serve(*serveDoor, *sinking)
 	}
+	if flag.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
+	}
+	out, err := filepath.Abs("../../build/out/bench")
+	if err != nil {
+		return err
+	}
+	if o.loads, err = parseLoads(*loads); err != nil {
+		return err
+	}
 	o.servers = strings.Split(*names, ",")
+	for _, name := range o.servers {
+		if doors[name] == nil {
+			return fmt.Errorf("-servers: %q is none of %s", name, defaultServers)
+		}
+	}
+	if o.rounds < 1 || o.seconds <= 0 {
+		return errors.New("-rounds and -seconds must be positive")
+	}
 	for name := range o.also {
 		o.servers = append(o.servers, name)
 	}
-	client, err := buildClient()
+	client, err := buildClient(out)
 	if err != nil {
 		return err
 	}
 	fmt.Printf("%d B, %d sockets, %d in flight each; %d rounds of %g s\n",
 		o.size, o.sockets, o.depth, o.rounds, o.seconds)
-	for _, l := range loads {
+	for _, l := range o.loads {
 		if err := o.measure(client, l); err != nil {
 			return err
 		}
@@ -107,12 +155,17 @@ func run() error {
 	return nil
 }
 
-// buildClient compiles bench/udpload.
-func buildClient() (string, error) {
-	out, err := filepath.Abs("../../build/out/bench")
-	if err != nil {
-		return "", err
+func (o *options) addAlso(s string) error {
+	name, command, ok := strings.Cut(s, "=")
+	if !ok {
+		return errors.New("want name=command")
 	}
+	o.also[name] = strings.Fields(command)
+	return nil
+}
+
+// buildClient compiles bench/udpload into out, a folder.
+func buildClient(out string) (string, error) {
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return "", err
 	}
@@ -155,11 +208,11 @@ func (o *options) measure(client string, l load) error {
 			continue
 		}
 		cpu := median(list, func(s sample) float64 { return s.CPU })
-		fmt.Printf("| %s | %.2f | %.2f | %.0f %% | %.0f | %.0f %% | %.0f |\n",
+		fmt.Printf("| %s | %.2f | %.2f | %.0f %% | %.0f | %.0f %% | %.2f %% |\n",
 			name, cpu, cpu/base, 100*spread(list)/cpu,
 			median(list, func(s sample) float64 { return s.PacketsPerS })/1000,
 			100*median(list, func(s sample) float64 { return s.Share }),
-			median(list, func(s sample) float64 { return float64(s.Lost) }))
+			100*median(list, sample.lostShare))
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
-// The servers: each reads datagrams by one library's call, and answers by the one that goes with it.
+// The servers: each reads by one library's call, and answers by the one that goes with it. Here is what
+// they share, and those that take one datagram a call.
 
 import (
 	"encoding/binary"
@@ -9,27 +10,31 @@ import (
 	"net/netip"
 	"os"
 
-	"golang.org/x/net/ipv4"
-
 	"github.com/veloq/veloq"
 )
 
 const (
 	seenAt, askAt, headSize = 16, 28, 32 // of udpload's struct head
 	batchSize               = 32
+	pieceBatchSize          = 8
 	datagramRoom            = 2048
 	pieceRoom               = 64 << 10
 )
 
 // doors are the servers by name.
 var doors = map[string]func(s *sink) error{
-	"net":         serveNet,
-	"net-msg":     serveNetMsg,
-	"xnet":        serveXNet,
-	"veloq":       serveVeloq,
-	"veloq-msg":   serveVeloqMsg,
-	"veloq-batch": serveVeloqBatch,
-	"veloq-gro":   serveVeloqGRO,
+	"net":               serveNet,
+	"net-msg":           serveNetMsg,
+	"xnet":              serveXNet,
+	"xnet-gro":          serveXNetGRO,
+	"veloq":             serveVeloq,
+	"veloq-msg":         serveVeloqMsg,
+	"veloq-batch":       serveVeloqBatch,
+	"veloq-gro":         serveVeloqGRO,
+	"veloq-handler":     serveHandler,
+	"veloq-handler-gro": serveHandlerGRO,
+	"veloq-task":        serveTask,
+	"veloq-task-gro":    serveTaskGRO,
 }
 
 // sink is what is done with a datagram: echo it, or count it and answer only those that ask.
@@ -49,6 +54,23 @@ func (s *sink) answer(p []byte) bool {
 	}
 	binary.NativeEndian.PutUint64(p[seenAt:], s.seen)
 	return true
+}
+
+// answers calls add for what of piece is to go back: all as it came, or the datagrams that ask.
+func (s *sink) answers(piece []byte, segment int, add func(p []byte, segment int)) {
+	if !s.on {
+		add(piece, segment)
+		return
+	}
+	if segment <= 0 {
+		segment = max(len(piece), 1)
+	}
+	for more := true; more; more = len(piece) > 0 {
+		p := piece[:min(segment, len(piece))]
+		if piece = piece[len(p):]; s.answer(p) {
+			add(p, 0)
+		}
+	}
 }
 
 // serve runs one door until the process is ended.
@@ -164,85 +186,4 @@ func serveVeloqMsg(s *sink) error {
 		return err
 	}
 	return serveMsg(c, s)
-}
-
-func serveXNet(s *sink) error {
-	c, err := openNet()
-	if err != nil {
-		return err
-	}
-	pc := ipv4.NewPacketConn(c)
-	in, out := make([]ipv4.Message, batchSize), make([]ipv4.Message, 0, batchSize)
-	for i := range in {
-		in[i].Buffers = [][]byte{make([]byte, datagramRoom)}
-	}
-	views := make([][1][]byte, batchSize)
-	for {
-		n, err := pc.ReadBatch(in, 0)
-		if err != nil {
-			return err
-		}
-		out = out[:0]
-		for i, m := range in[:n] {
-			if p := m.Buffers[0][:m.N]; s.answer(p) {
-				views[i][0] = p
-				out = append(out, ipv4.Message{Buffers: views[i][:], Addr: m.Addr})
-			}
-		}
-		for sent := 0; sent < len(out); {
-			n, err := pc.WriteBatch(out[sent:], 0)
-			if err != nil {
-				return err
-			}
-			sent += n
-		}
-	}
-}
-
-func serveVeloqBatch(s *sink) error { return serveBatch(s, batchSize, datagramRoom, false) }
-func serveVeloqGRO(s *sink) error   { return serveBatch(s, 8, pieceRoom, true) }
-
-func serveBatch(s *sink, count, room int, gro bool) error {
-	v, err := openVeloq(gro)
-	if err != nil {
-		return err
-	}
-	in, out := make([]veloq.UDPMessage, count), make([]veloq.UDPMessage, 0, count)
-	for i := range in {
-		in[i].Buffers = [][]byte{make([]byte, room)}
-	}
-	views := make([][1][]byte, 0, count*64)
-	for {
-		n, err := v.ReadBatch(in, 0)
-		if err != nil {
-			return err
-		}
-		out, views = out[:0], views[:0]
-		add := func(m *veloq.UDPMessage, p []byte, segment int) {
-			views = append(views, [1][]byte{p})
-			out = append(out, veloq.UDPMessage{
-				Buffers: views[len(views)-1][:], Addr: m.Addr, SegmentSize: segment,
-			})
-		}
-		for i := range in[:n] {
-			m := &in[i]
-			p := m.Buffers[0][:m.N]
-			if !s.on {
-				add(m, p, m.SegmentSize)
-				continue
-			}
-			for size := max(m.SegmentSize, 1); len(p) > 0; {
-				if m.SegmentSize == 0 {
-					size = len(p)
-				}
-				one := p[:min(size, len(p))]
-				if p = p[len(one):]; s.answer(one) {
-					add(m, one, 0)
-				}
-			}
-		}
-		if _, err := v.WriteBatch(out, 0); err != nil {
-			return err
-		}
-	}
 }

@@ -8,12 +8,15 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/veloq/veloq"
 )
 
 const (
@@ -124,5 +127,68 @@ func TestMedianAndSpread(t *testing.T) {
 	}
 	if s := spread(list); s != 3 {
 		t.Error("spread", s)
+	}
+}
+
+// Datagrams that may reach a server as one piece come back one by one, whole and in order.
+func TestServers_PiecesOfGRO(t *testing.T) {
+	const size, count = 500, 20
+	for door := range doors {
+		t.Run(door, func(t *testing.T) {
+			to, err := net.ResolveUDPAddr("udp4", start(t, door, false).RemoteAddr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn, err := veloq.DialUDP("udp4", nil, to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(patience))
+			all := make([]byte, 0, size*count)
+			for i := range count {
+				all = append(all, bytes.Repeat([]byte{byte(i)}, size)...)
+			}
+			sent := all[:len(all)-100] // the last is shorter
+			if n, err := conn.WriteSegments(sent, size, netip.AddrPort{}); err != nil || n != len(sent) {
+				t.Fatalf("%d bytes sent, %v", n, err)
+			}
+			buf := make([]byte, 2000)
+			for i := range count {
+				want := sent[i*size : min((i+1)*size, len(sent))]
+				if n, err := conn.Read(buf); err != nil || !bytes.Equal(buf[:n], want) {
+					t.Fatalf("datagram %d: %d bytes, %v", i, n, err)
+				}
+			}
+		})
+	}
+}
+
+func TestParseLoads_FormsAndRates(t *testing.T) {
+	loads, err := parseLoads("echo,sink-gso@50000,sink-gso")
+	if err != nil || len(loads) != 3 {
+		t.Fatal(loads, err)
+	}
+	if got := strings.Join(loads[1].flags, " "); got != "-k -g -r 50000" || !loads[1].sink {
+		t.Error("with a rate:", got)
+	}
+	if got := strings.Join(loads[2].flags, " "); got != "-k -g" {
+		t.Error("the form after that:", got)
+	}
+	if _, err := parseLoads(defaultLoads); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []string{"", "flood", "sink@", "sink@0", "sink@-1", "sink@fast", "sink,"} {
+		if _, err := parseLoads(bad); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+	for name := range strings.SplitSeq(defaultServers, ",") {
+		if doors[name] == nil {
+			t.Errorf("no server %q", name)
+		}
+	}
+	if n := strings.Count(defaultServers, ",") + 1; n != len(doors) {
+		t.Errorf("%d servers by default, of %d", n, len(doors))
 	}
 }

@@ -1,7 +1,8 @@
 /*
  * The UDP load client: a closed loop of datagrams over connected sockets, every answer verified.
  * Echo: each datagram comes back. Sink (-k): the last of each window asks for an answer, which
- * carries how many datagrams the server has seen.
+ * carries how many datagrams the server has seen, and only those are counted. With -r windows go
+ * out at a rate, and wait only for a server that is slower than that.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -12,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include "../common/addr.h"
@@ -31,6 +33,9 @@
 #define PIECE_BYTES     65536u
 #define PIECES          8u
 #define LOSS_TIMEOUT_NS 1000000000u /* after which what is in flight is given up */
+#define BEHIND_NS       10000000u   /* how late a rate may be made up for */
+#define WAIT_NS         20000000u
+#define UNANSWERED      1024u /* places; a power of two, much more than are in flight */
 #define MAGIC           0x76715544u
 
 /* The head of every datagram; the rest is the pattern of its sequence number. */
@@ -50,17 +55,26 @@ struct peer {
 	unsigned credit;    /* datagrams that may be sent now */
 	uint64_t sequence;
 	uint64_t progress_ns;
+	uint64_t unanswered[UNANSWERED]; /* sequence + 1, by sequence; 0 once it is answered */
 };
 
 struct run {
 	struct sockaddr_in addr;
 	unsigned sockets, size, depth;
-	double seconds, warmup;
+	double seconds, warmup, rate;
 	pid_t pid;
 	bool gso, sink;
 	struct peer peers[SOCKETS_MAX];
-	uint64_t sent, answered, lost, stale, server_seen;
+	unsigned turn;        /* with a rate: the socket whose window is next */
+	uint64_t due_ns;      /* and when */
+	uint64_t answered_ns; /* the last answer */
+	uint64_t sent, answered, given_up, stale, server_seen;
 	char error[160];
+};
+
+/* What has happened up to a moment at which nothing was in flight. */
+struct mark {
+	uint64_t sent, received, given_up, cpu_ns;
 };
 
 volatile sig_atomic_t load_late;
@@ -99,6 +113,7 @@ static void fill(struct run *r, unsigned index, uint8_t *p, bool ask)
 			  .window = peer->window,
 			  .ask = ask };
 
+	peer->unanswered[h.sequence % UNANSWERED] = h.sequence + 1;
 	memcpy(p, &h, sizeof(h));
 	memcpy(p + sizeof(h), pattern + h.sequence % 251, r->size - sizeof(h));
 }
@@ -116,21 +131,20 @@ static int check(struct run *r, unsigned index, const uint8_t *p, size_t len)
 		return fail(r, "an answer to another datagram");
 	if (memcmp(p + sizeof(h), pattern + h.sequence % 251, len - sizeof(h)))
 		return fail(r, "a wrong byte");
+	if (r->sink && !h.ask)
+		return fail(r, "an answer that nobody asked for");
+	if (r->sink && h.seen > r->sent)
+		return fail(r, "the server saw more than was sent");
+	if (r->sink && h.seen > r->server_seen)
+		r->server_seen = h.seen;
 	if (h.window != peer->window) {
 		r->stale++;
 		return 0;
 	}
-	if (r->sink) {
-		if (h.seen > r->sent)
-			return fail(r, "the server saw more than was sent");
-		if (h.seen > r->server_seen)
-			r->server_seen = h.seen;
-		peer->credit = r->depth;
-		r->answered += r->depth;
-		peer->in_flight = 0;
-		return 0;
-	}
-	peer->credit++;
+	if (peer->unanswered[h.sequence % UNANSWERED] != h.sequence + 1)
+		return fail(r, "a second answer to one datagram");
+	peer->unanswered[h.sequence % UNANSWERED] = 0;
+	peer->credit += r->sink ? r->depth : 1;
 	peer->in_flight--;
 	r->answered++;
 	return 0;
@@ -201,6 +215,8 @@ static int send_credit(struct run *r, unsigned index)
 		return 0;
 	for (unsigned i = 0; i < n; i++)
 		fill(r, index, out[i], r->sink && i == n - 1);
+	if (!peer->in_flight)
+		peer->progress_ns = clock_now_ns();
 	peer->credit = 0;
 	peer->in_flight += r->sink ? 1 : n;
 	r->sent += n;
@@ -231,7 +247,7 @@ static int receive(struct run *r, unsigned index)
 			if (check(r, index, in[i] + at, len))
 				return -1;
 		}
-	peer->progress_ns = clock_now_ns();
+	peer->progress_ns = r->answered_ns = clock_now_ns();
 	return 0;
 }
 
@@ -243,7 +259,7 @@ static void give_up(struct run *r, uint64_t now)
 
 		if (!peer->in_flight || now - peer->progress_ns < LOSS_TIMEOUT_NS)
 			continue;
-		r->lost += peer->in_flight;
+		r->given_up += peer->in_flight;
 		peer->in_flight = 0;
 		peer->window++;
 		peer->credit = r->depth;
@@ -273,26 +289,82 @@ static int open_peers(struct run *r, int ep)
 	return 0;
 }
 
-static int loop(struct run *r, int ep, uint64_t until)
+/* Sends what is due, and returns for how long there is nothing to send unless an answer comes. */
+static int send_due(struct run *r, uint64_t now, uint64_t *wait_ns)
 {
-	struct epoll_event events[64];
-	uint64_t now;
+	uint64_t step = r->rate > 0 ? (uint64_t)(r->depth * 1e9 / r->rate) : 0;
 
-	while ((now = clock_now_ns()) < until && !load_late) {
-		int n;
-
-		give_up(r, now);
+	*wait_ns = WAIT_NS;
+	if (!step) {
 		for (unsigned i = 0; i < r->sockets; i++)
 			if (send_credit(r, i))
 				return -1;
-		n = epoll_wait(ep, events, 64, 20);
-		if (n < 0 && errno != EINTR)
-			return fail_errno(r, "epoll_wait");
-		for (int i = 0; i < n; i++)
-			if (receive(r, events[i].data.u32))
-				return -1;
+		return 0;
 	}
+	if (r->due_ns + BEHIND_NS < now)
+		r->due_ns = now;
+	for (unsigned tried = 0, first = r->turn; tried < r->sockets; tried++) {
+		unsigned i = (first + tried) % r->sockets;
+
+		if (r->peers[i].credit < r->depth)
+			continue;
+		if (r->due_ns > now) {
+			*wait_ns = r->due_ns - now < WAIT_NS ? r->due_ns - now : WAIT_NS;
+			return 0;
+		}
+		if (send_credit(r, i))
+			return -1;
+		r->due_ns += step;
+		r->turn = (i + 1) % r->sockets;
+	}
+	return 0;
+}
+
+static int await(struct run *r, int ep, uint64_t wait_ns)
+{
+	struct timespec ts = { .tv_sec = 0, .tv_nsec = (long)wait_ns };
+	struct epoll_event events[64];
+	int n = epoll_pwait2(ep, events, 64, &ts, NULL);
+
+	if (n < 0 && errno != EINTR)
+		return fail_errno(r, "epoll_pwait2");
+	for (int i = 0; i < n; i++)
+		if (receive(r, events[i].data.u32))
+			return -1;
 	return load_late ? fail(r, "took too long") : 0;
+}
+
+static bool in_flight(const struct run *r)
+{
+	for (unsigned i = 0; i < r->sockets; i++)
+		if (r->peers[i].in_flight)
+			return true;
+	return false;
+}
+
+/*
+ * Keeps the load up until then, and waits for what is in flight: what was sent before a mark is
+ * received before it too, or lost.
+ */
+static int loop(struct run *r, int ep, uint64_t until, struct mark *m)
+{
+	uint64_t now, wait_ns;
+
+	while ((now = clock_now_ns()) < until) {
+		give_up(r, now);
+		if (send_due(r, now, &wait_ns) || await(r, ep, wait_ns))
+			return -1;
+	}
+	while (in_flight(r)) {
+		if (await(r, ep, WAIT_NS))
+			return -1;
+		give_up(r, clock_now_ns());
+	}
+	*m = (struct mark){ .sent = r->sent,
+			    .received = r->sink ? r->server_seen : r->answered,
+			    .given_up = r->given_up,
+			    .cpu_ns = r->pid ? proc_cpu_ns(r->pid) : 0 };
+	return 0;
 }
 
 static void usage(void)
@@ -306,6 +378,7 @@ static void usage(void)
 	      "  -p PID  the server, for its CPU time\n"
 	      "  -g      send by UDP_SEGMENT\n"
 	      "  -k      sink: only the last of a window is answered\n"
+	      "  -r N    datagrams a second, in windows of -d (as many as are answered)\n"
 	      "Loopback only. Prints one JSON object; exits 1 on a wrong byte or without "
 	      "answers.\n",
 	      stderr);
@@ -322,7 +395,7 @@ static void parse(struct run *r, int argc, char **argv)
 	r->depth = 32;
 	r->seconds = 2;
 	r->warmup = 0.5;
-	while ((c = getopt(argc, argv, "a:c:s:d:t:w:p:gk")) != -1) {
+	while ((c = getopt(argc, argv, "a:c:s:d:t:w:p:r:gk")) != -1) {
 		switch (c) {
 		case 'a':
 			has_addr = addr_parse(optarg, &r->addr) == 0;
@@ -345,6 +418,9 @@ static void parse(struct run *r, int argc, char **argv)
 		case 'p':
 			r->pid = (pid_t)atoi(optarg);
 			break;
+		case 'r':
+			r->rate = atof(optarg);
+			break;
 		case 'g':
 			r->gso = true;
 			break;
@@ -358,49 +434,53 @@ static void parse(struct run *r, int argc, char **argv)
 	if (!has_addr || optind != argc || r->sockets < 1 || r->sockets > SOCKETS_MAX ||
 	    r->size < SIZE_MIN || r->size > SIZE_MAX_BYTES || r->depth < 1 ||
 	    r->depth > DEPTH_MAX || r->seconds <= 0 || r->seconds > 3600 || r->warmup < 0 ||
-	    r->warmup > 3600)
+	    r->warmup > 3600 || r->rate < 0 || r->rate > 1e9)
 		usage();
+}
+
+/* Lost is what was sent and not received: by the server where it counts, otherwise by this. */
+static void report(const struct run *r, const struct mark *from, const struct mark *to, uint64_t ns)
+{
+	uint64_t received = to->received - from->received, sent = to->sent - from->sent;
+	uint64_t cpu = to->cpu_ns - from->cpu_ns, lost = sent > received ? sent - received : 0;
+	double n = received ? (double)received : 1;
+
+	printf("{\"sockets\":%u,\"size_bytes\":%u,\"depth\":%u,\"gso\":%s,\"sink\":%s", r->sockets,
+	       r->size, r->depth, r->gso ? "true" : "false", r->sink ? "true" : "false");
+	printf(",\"rate\":%.0f,\"sent\":%llu,\"packets\":%llu,\"lost\":%llu,\"given_up\":%llu",
+	       r->rate, (unsigned long long)sent, (unsigned long long)received,
+	       (unsigned long long)lost, (unsigned long long)(to->given_up - from->given_up));
+	printf(",\"late\":%llu,\"packets_per_s\":%.1f,\"server_cpu_us_per_packet\":%.4f",
+	       (unsigned long long)r->stale, (double)received * 1e9 / (double)ns,
+	       (double)cpu / 1e3 / n);
+	printf(",\"server_cpu_share\":%.4f}\n", (double)cpu / (double)ns);
 }
 
 int main(int argc, char **argv)
 {
 	static struct run r;
 	struct sigaction sa = { .sa_handler = on_alarm };
-	uint64_t begin, cpu = 0, answered, lost, ns = 1;
-	double n = 1;
+	struct mark from = { 0 }, to = { 0 };
+	uint64_t begin = 0;
 	int ep = epoll_create1(EPOLL_CLOEXEC);
 
 	parse(&r, argc, argv);
 	for (size_t i = 0; i < sizeof(pattern); i++)
 		pattern[i] = (uint8_t)(i % 251);
+	prctl(PR_SET_TIMERSLACK, 1ul); /* a rate's sleeps end when they say */
 	sigaction(SIGALRM, &sa, NULL);
 	alarm((unsigned)(r.seconds + r.warmup) + 10);
 	if (open_peers(&r, ep) == 0 &&
-	    loop(&r, ep, clock_now_ns() + (uint64_t)(r.warmup * 1e9)) == 0) {
+	    loop(&r, ep, clock_now_ns() + (uint64_t)(r.warmup * 1e9), &from) == 0) {
 		begin = clock_now_ns();
-		cpu = r.pid ? proc_cpu_ns(r.pid) : 0;
-		answered = r.answered;
-		lost = r.lost;
-		loop(&r, ep, begin + (uint64_t)(r.seconds * 1e9));
-		ns = clock_now_ns() - begin;
-		cpu = r.pid ? proc_cpu_ns(r.pid) - cpu : 0;
-		r.answered -= answered;
-		r.lost -= lost;
+		if (loop(&r, ep, begin + (uint64_t)(r.seconds * 1e9), &to) == 0 &&
+		    to.received == from.received)
+			fail(&r, "no answers");
 	}
-	if (!r.error[0] && !r.answered)
-		fail(&r, "no answers");
-	n = r.answered ? (double)r.answered : 1;
-	printf("{\"sockets\":%u,\"size_bytes\":%u,\"depth\":%u,\"gso\":%s,\"sink\":%s", r.sockets,
-	       r.size, r.depth, r.gso ? "true" : "false", r.sink ? "true" : "false");
-	printf(",\"packets\":%llu,\"lost\":%llu,\"late\":%llu", (unsigned long long)r.answered,
-	       (unsigned long long)r.lost, (unsigned long long)r.stale);
-	if (r.sink)
-		printf(",\"sent\":%llu,\"server_saw\":%llu", (unsigned long long)r.sent,
-		       (unsigned long long)r.server_seen);
-	printf(",\"packets_per_s\":%.1f,\"server_cpu_us_per_packet\":%.4f,\"server_cpu_share\":%."
-	       "4f}\n",
-	       n * 1e9 / (double)ns, (double)cpu / 1e3 / n, (double)cpu / (double)ns);
-	if (r.error[0])
+	if (r.error[0]) {
 		fprintf(stderr, "udpload: %s\n", r.error);
-	return r.error[0] ? 1 : 0;
+		return 1;
+	}
+	report(&r, &from, &to, r.answered_ns - begin);
+	return 0;
 }

@@ -1,7 +1,9 @@
-// Command web compares net/http on package net's listener with net/http on veloq's: the same program,
-// the same handler, wrk as the client. The two take turns, each sample in a fresh process.
+// Command web compares web servers on package net's listener and on veloq's: the same program, the
+// same handler, wrk as the client. net/http, plain and with TLS, and fasthttp, each with veloq's staged
+// writes as they are by default, on and off. They take turns, each sample in a fresh process.
 //
 //	go run ./web -rounds 7 -c 64
+//	go run ./web -kinds https -listeners go,veloq -server-cpus 1,2
 package main
 
 import (
@@ -9,6 +11,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,29 +23,35 @@ import (
 )
 
 func main() {
-	if err := run(); err != nil {
+	if err := run(); errors.Is(err, flag.ErrHelp) {
+		os.Exit(2)
+	} else if err != nil {
 		fmt.Fprintln(os.Stderr, "web:", err)
 		os.Exit(1)
 	}
 }
 
 type options struct {
-	rounds, conns, cpus int
-	seconds             time.Duration
+	kinds, names, cpus []string
+	rounds, conns      int
+	seconds            time.Duration
+}
+
+// listeners are what a server can listen by: whose it is, and VELOQ_STAGE.
+var listeners = map[string]struct{ from, stage string }{
+	"go":           {"go", ""},
+	"veloq":        {"veloq", "auto"},
+	"veloq-staged": {"veloq", "on"},
+	"veloq-direct": {"veloq", "off"},
 }
 
 // sample is one run of one server.
 type sample struct{ perS, cpuUs float64 }
 
 func run() error {
-	var o options
-	flag.IntVar(&o.rounds, "rounds", 5, "samples of each server")
-	flag.IntVar(&o.conns, "c", 64, "connections")
-	flag.IntVar(&o.cpus, "cpus", 1, "1: the server has CPU 0 to itself, wrk CPU 1; 2: nothing is pinned")
-	flag.DurationVar(&o.seconds, "d", 3*time.Second, "how long a sample takes")
-	flag.Parse()
-	if o.cpus != 1 && o.cpus != 2 {
-		return errors.New("-cpus: 1 or 2")
+	o, err := parse(os.Args[1:])
+	if err != nil {
+		return err
 	}
 	if _, err := exec.LookPath("wrk"); err != nil {
 		return fmt.Errorf("%w: it is Debian's package wrk", err)
@@ -53,39 +62,94 @@ func run() error {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	binary := filepath.Join(dir, "hello")
-	if out, err := exec.Command("go", "build", "-o", binary, "./servers/hello").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-o", binary, "./servers/hello")
+	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s (run it in bench/)", err, out)
 	}
-	names := []string{"go", "veloq"}
+	for _, cpus := range o.cpus {
+		for _, kind := range o.kinds {
+			if err := o.compare(binary, kind, cpus); err != nil {
+				return fmt.Errorf("%s, %w", kind, err)
+			}
+		}
+	}
+	return nil
+}
+
+func parse(args []string) (*options, error) {
+	var o options
+	fs := flag.NewFlagSet("web", flag.ContinueOnError)
+	kinds := fs.String("kinds", "http,https,fasthttp", "servers: net/http plain or with TLS, fasthttp")
+	names := fs.String("listeners", "go,veloq,veloq-staged,veloq-direct", "ratios are to the first")
+	cpus := fs.String("server-cpus", "1", "1: the server has CPU 0 to itself, wrk CPU 1; "+
+		"2: they share both; 1,2: all with each")
+	fs.IntVar(&o.rounds, "rounds", 5, "samples of each")
+	fs.IntVar(&o.conns, "c", 64, "connections")
+	fs.DurationVar(&o.seconds, "d", 3*time.Second, "how long a sample takes, whole seconds")
+	if err := fs.Parse(args); err != nil {
+		return nil, err
+	}
+	if fs.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	if o.rounds < 1 || o.conns < 1 || o.seconds < time.Second || o.seconds%time.Second != 0 {
+		return nil, errors.New("-rounds, -c and -d must be positive, and -d whole seconds")
+	}
+	for _, list := range []struct {
+		flag, text string
+		of         []string
+		to         *[]string
+	}{
+		{"kinds", *kinds, []string{"http", "https", "fasthttp"}, &o.kinds},
+		{"listeners", *names, slices.Sorted(maps.Keys(listeners)), &o.names},
+		{"server-cpus", *cpus, []string{"1", "2"}, &o.cpus},
+	} {
+		*list.to = strings.Split(list.text, ",")
+		for _, one := range *list.to {
+			if !slices.Contains(list.of, one) {
+				return nil, fmt.Errorf("-%s: %q is none of %s", list.flag, one,
+					strings.Join(list.of, ", "))
+			}
+		}
+	}
+	return &o, nil
+}
+
+// compare prints one table.
+func (o *options) compare(binary, kind, cpus string) error {
 	samples := map[string][]sample{}
 	for round := range o.rounds {
-		for i := range names {
-			name := names[(i+round)%len(names)] // neither always goes first
-			s, err := measure(o, binary, name)
+		for i := range o.names {
+			name := o.names[(i+round)%len(o.names)] // none always goes first
+			s, err := o.measure(binary, kind, name, cpus)
 			if err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 			samples[name] = append(samples[name], s)
 		}
 	}
-	fmt.Printf("| net/http on | req/s | CPU µs a request | CPU / go | req/s / go |\n|---|--:|--:|--:|--:|\n")
-	base := median(samples["go"])
-	for _, name := range names {
+	first := o.names[0]
+	fmt.Printf("\n| %s, server CPUs: %s | req/s | CPU µs a request | CPU / %s | req/s / %s |\n"+
+		"|---|--:|--:|--:|--:|\n", kind, cpus, first, first)
+	base := median(samples[first])
+	for _, name := range o.names {
 		m := median(samples[name])
-		fmt.Printf("| %s | %.0f | %.2f | %.2f | %.2f |\n", name, m.perS, m.cpuUs, m.cpuUs/base.cpuUs, m.perS/base.perS)
+		fmt.Printf("| %s | %.0f | %.2f | %.2f | %.2f |\n", name, m.perS, m.cpuUs,
+			m.cpuUs/base.cpuUs, m.perS/base.perS)
 	}
 	return nil
 }
 
-func measure(o options, binary, from string) (s sample, err error) {
-	pinned := func(cpu int, command ...string) *exec.Cmd {
-		if o.cpus == 1 {
-			command = append([]string{"taskset", "-c", strconv.Itoa(cpu)}, command...)
+func (o *options) measure(binary, kind, name, cpus string) (s sample, err error) {
+	pinned := func(cpu string, command ...string) *exec.Cmd {
+		if cpus == "1" {
+			command = append([]string{"taskset", "-c", cpu}, command...)
 		}
 		return exec.Command(command[0], command[1:]...)
 	}
-	server := pinned(0, binary, "-net", from)
-	server.Env = append(os.Environ(), "GOMAXPROCS="+strconv.Itoa(o.cpus))
+	by := listeners[name]
+	server := pinned("0", binary, "-net", by.from, "-kind", kind)
+	server.Env = append(os.Environ(), "GOMAXPROCS="+cpus, "VELOQ_STAGE="+by.stage)
 	server.Stderr = os.Stderr
 	out, err := server.StdoutPipe()
 	if err != nil {
@@ -103,8 +167,11 @@ func measure(o options, binary, from string) (s sample, err error) {
 		return s, err
 	}
 	url := "http://" + strings.TrimSpace(line) + "/"
+	if kind == "https" {
+		url = "https://" + strings.TrimSpace(line) + "/"
+	}
 	load := func(d time.Duration) (float64, error) {
-		wrk := pinned(1, "wrk", "-t1", "-c"+strconv.Itoa(o.conns), "-d"+d.String(), url)
+		wrk := pinned("1", "wrk", "-t1", "-c"+strconv.Itoa(o.conns), "-d"+strconv.Itoa(int(d.Seconds()))+"s", url)
 		text, err := wrk.CombinedOutput()
 		if err != nil {
 			return 0, fmt.Errorf("wrk: %w: %s", err, text)

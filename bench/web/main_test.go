@@ -40,3 +40,24 @@ func TestMedian_OfEachFigure(t *testing.T) {
 		t.Error(m)
 	}
 }
+
+func TestParse_Lists(t *testing.T) {
+	o, err := parse([]string{"-kinds", "https,http", "-server-cpus", "1,2"})
+	if err != nil || len(o.kinds) != 2 || len(o.cpus) != 2 || len(o.names) != len(listeners) {
+		t.Fatalf("%+v, %v", o, err)
+	}
+	for _, bad := range [][]string{
+		{"-kinds", "gopher"},
+		{"-listeners", "go,"},
+		{"-server-cpus", "3"},
+		{"-d", "500ms"},
+		{"-d", "1500ms"},
+		{"-rounds", "0"},
+		{"-c", "0"},
+		{"stray"},
+	} {
+		if _, err := parse(bad); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+}
