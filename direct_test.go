@@ -154,20 +154,16 @@ func TestDirect_CopiesTakeTheShortWay(t *testing.T) {
 	}
 }
 
-// stagingPair is connected, with the first end's writes staged; the worker that sends them is held up
-// until release.
+// stagingPair is connected, with the first end's writes staged, and not sent before release.
 func stagingPair(t *testing.T) (a, b *TCPConn, release func()) {
 	t.Helper()
 	rt, err := New(Config{Workers: 1, Stage: StageOn})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = rt.Close() })
-	free, held := make(chan struct{}), make(chan struct{})
-	require.NoError(t, Go(rt, func(*Context) {
-		close(held)
-		<-free
-	}))
-	<-held
-	release = sync.OnceFunc(func() { close(free) })
+	rt.stager.mu.Lock()
+	rt.stager.sending = true // as if somebody did
+	rt.stager.mu.Unlock()
+	release = sync.OnceFunc(func() { go rt.stager.send() })
 	t.Cleanup(release)
 	under, b := connected(t)
 	return newTCPConn(under.tcp, "tcp", nil, rt.stager), b, release

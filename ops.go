@@ -18,7 +18,6 @@ const (
 	opRecvPacket // of the packet group
 	opSendInline // small: done inside the enter that submits it, completes only when it fell short
 	opSend
-	opStaged // of a batch of the net door's writes; its slot is a place in that
 	opSendZC // of a zeroCopySend
 	opReset
 	opSendFile
@@ -165,9 +164,6 @@ func (w *worker) dispatch() {
 		cqe := &w.completions[i]
 		kind := opKind(cqe.UserData >> tokenKindShift)
 		switch {
-		case kind == opStaged:
-			w.stager.Load().complete(uint32(cqe.UserData), cqe.Res)
-			cqe.UserData = 0
 		case kind == opPacket:
 			w.packetSends[uint32(cqe.UserData)].res = cqe.Res
 			cqe.UserData = 0

@@ -1,19 +1,19 @@
 package veloq
 
-// Staged writes: the small writes of many goroutines' connections go out in one enter of a worker,
+// Staged writes: the small writes of many goroutines' connections go out in one enter of a driver,
 // instead of in a system call each. They pay only while several goroutines write at about the same
 // time, which the stager finds out by trying now and then.
 
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
 
 	"github.com/veloq/veloq/internal/core"
-	"github.com/veloq/veloq/internal/gid"
 )
 
 // StageMode says whether the net door's small writes are staged.
@@ -77,40 +77,62 @@ const (
 	stageWorth  = 4
 	stageProbes = 2
 	// A moving average below stageFloor turns it off, and so do stageLateMax batches that
-	// waited longer than stageLate: the worker gets no processor then.
+	// waited longer than stageLate: their goroutine gets no processor then.
 	stageFloor   = 2
 	stageLate    = 5 * time.Millisecond
 	stageLateMax = 2
 )
 
-// A stager collects writes for one worker. Locks are taken in the order: a connection's write lock,
-// st.mu.
+// A stager collects writes, and sends them by a driver of its own: a goroutine that starts with a
+// batch's first write, and lets those that are ready run before it submits what came together by then.
+// No thread is woken, and none waits, which a worker's would have to. Locks are taken in the order: a
+// connection's lock of out, st.mu.
 type stager struct {
 	mode StageMode
-	// start gives the worker when one is first needed, nil where there is none.
-	start func() *worker
+	// config says what the driver is to be, when one is first needed.
+	config func() (core.Config, error)
+	run    func() // send, bound once
 
 	// active: writes are staged now, because it pays or to see whether it would.
 	active atomic.Bool
 
+	// driver is for whoever made sending true; made and freed under mu.
+	driver *core.Driver
+	quiet  uint8 // core.SQESkipSuccess where the driver has that
+
 	mu      sync.Mutex
-	w       *worker
+	none    bool // there is no driver to be had, or no more
+	sending bool // a goroutine sends, or is about to
 	filling *stageBatch
-	spare   *stageBatch // while none is with the worker
-	sent    *stageBatch // with the worker, until its enter is over
-	sentBy  *worker
-	begun   uint64        // number of the last batch that went to a worker
+	spare   *stageBatch   // while none is being sent
+	sent    *stageBatch   // being sent
+	begun   uint64        // number of the last batch that was taken to be sent
 	done    uint64        // number of the last one whose enter is over
 	changed chan struct{} // closed when done has moved, if somebody waits for that
 	started time.Time     // when filling got its first write
-	none    bool          // there is no worker to be had
 	on      bool          // it pays
 	wins    int           // probes in a row that were worth it
 	average float64       // of the batches' sizes
 	late    int
+	stats   StageStats
+}
 
-	note   *note // for the worker's inbox
-	posted bool  // it is there
+// StageStats counts staged writes.
+type StageStats struct {
+	Batches uint64 // enters that sent some
+	Writes  uint64 // sends in them: one for each connection that had written
+}
+
+// StageStats returns what was staged of the runtime's connections of the net door. Any goroutine.
+func (rt *Runtime) StageStats() StageStats { return rt.stager.counted() }
+
+// DefaultStageStats is the same of the connections that package-level functions make. Any goroutine.
+func DefaultStageStats() StageStats { return defaultStager().counted() }
+
+func (st *stager) counted() StageStats {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.stats
 }
 
 // A stageBatch is what goes out in one enter.
@@ -147,9 +169,15 @@ type stagedSend struct {
 	failed   int32  // the negative result of a staged send
 }
 
-// newStager makes the stager of a worker that start gives when it is first needed.
-func newStager(mode StageMode, start func() *worker) *stager {
-	st := &stager{mode: mode, start: start}
+// stageDeny keeps the driver from being one thread's: whatever thread the goroutine is on enters.
+const stageDeny = core.CapSingleIssuer | core.CapDeferTaskrun | core.CapRegisteredRing
+
+// stageEntries is the size of the driver's rings; a larger batch takes several enters.
+const stageEntries = 1024
+
+func newStager(mode StageMode, config func() (core.Config, error)) *stager {
+	st := &stager{mode: mode, config: config}
+	st.run = st.send
 	st.active.Store(mode == StageOn)
 	return st
 }
@@ -175,30 +203,29 @@ func (c *stagedSend) take(p []byte) bool {
 		}
 	}
 	st.mu.Lock()
-	w := st.add(c, p)
-	var n *note
-	if w != nil && !st.posted {
-		st.posted = true
-		n = st.note
+	taken := st.add(c, p)
+	first := taken && !st.sending
+	if first {
+		st.sending = true
 	}
 	st.mu.Unlock()
-	if n != nil {
-		w.post(n) // one that ends has flushed, or will
+	if first {
+		go st.run()
 	}
-	c.used = c.used || w != nil
-	return w != nil
+	c.used = c.used || taken
+	return taken
 }
 
-// add puts p into the filling batch and returns the batch's worker, nil if p must go another way.
-func (st *stager) add(c *stagedSend, p []byte) *worker {
-	if c.ended.Load() || c.bypassed != 0 || c.failed != 0 || c.rest != nil || !st.ready() || st.w.busyWith() {
-		return nil
+// add puts p into the filling batch, or reports that p must go another way.
+func (st *stager) add(c *stagedSend, p []byte) bool {
+	if c.ended.Load() || c.bypassed != 0 || c.failed != 0 || c.rest != nil || !st.ready() {
+		return false
 	}
 	b := st.filling
 	n := len(p)
 	if c.seq != b.seq {
 		if b.used+n > len(b.mem) {
-			return nil
+			return false
 		}
 		if len(b.entries) == 0 {
 			st.started = time.Now()
@@ -206,81 +233,70 @@ func (st *stager) add(c *stagedSend, p []byte) *worker {
 		c.seq, c.entry = b.seq, len(b.entries)
 		b.entries = append(b.entries, stageEntry{c: c, off: b.used, len: n})
 		b.used += copy(b.mem[b.used:], p)
-		return st.w
+		return true
 	}
 	e := &b.entries[c.entry]
 	if e.len+n > stageMax {
-		return nil
+		return false
 	}
 	if e.off+e.len != b.used {
 		// Others wrote behind it, and one send needs its bytes together.
 		if b.used+e.len+n > len(b.mem) {
-			return nil
+			return false
 		}
 		copy(b.mem[b.used:], b.mem[e.off:e.off+e.len])
 		e.off = b.used
 		b.used += e.len
 	} else if b.used+n > len(b.mem) {
-		return nil
+		return false
 	}
 	b.used += copy(b.mem[b.used:], p)
 	e.len += n
-	return st.w
+	return true
 }
 
-// ready finds the worker and the memory when they are first needed.
+// ready makes the driver and the memory when they are first needed.
 func (st *stager) ready() bool {
-	if st.w != nil {
-		return true
+	if st.driver != nil {
+		return !st.none
 	}
-	if st.none || !core.SharesSockets {
+	if st.none || !core.SharesSockets || !core.Available {
+		return false
+	}
+	st.none = true
+	st.active.Store(false)
+	config, err := st.config()
+	if err != nil {
+		return false
+	}
+	config.Deny |= stageDeny
+	config.SQEntries, config.CQEntries = stageEntries, 2*stageEntries
+	// It receives nothing: the least there may be.
+	config.BufferCount, config.BufferSizeBytes, config.WholeCount, config.WholeSizeBytes = 2, 256, 2, 256
+	config.PacketCount, config.PacketSizeBytes = 0, 0
+	driver, report, err := core.CreateDriver(config)
+	if err != nil {
 		return false
 	}
 	for _, b := range []**stageBatch{&st.filling, &st.spare} {
-		if *b != nil || st.sent != nil {
-			continue
-		}
 		mem := core.Alloc(stageArenaBytes)
 		if mem == nil {
-			st.refuse()
+			driver.Destroy()
 			return false
 		}
 		*b = &stageBatch{mem: unsafe.Slice((*byte)(mem), stageArenaBytes)}
 	}
-	w := st.start()
-	if w == nil {
-		st.refuse()
-		return false
+	if report.Caps&core.CapSkipSuccess != 0 {
+		st.quiet = core.SQESkipSuccess
 	}
-	if !w.attach(st) {
-		return false
-	}
-	st.w = w
-	st.filling.seq = st.begun + 1
-	// A note of its own for each worker: the last one's may still lie in an inbox.
-	st.posted = false
-	st.note = &note{do: func(w *worker) {
-		st.mu.Lock()
-		here := st.w == w
-		if here {
-			st.posted = false
-		}
-		st.mu.Unlock()
-		if here {
-			st.flush(w)
-		}
-	}}
+	st.driver, st.none = driver, false
+	st.filling.seq = 1
+	st.active.Store(true)
 	return true
 }
 
-// refuse is for where there is no worker to be had.
-func (st *stager) refuse() {
-	st.none = true
-	st.active.Store(false)
-}
-
 // settle waits until everything staged is with the kernel, or the write deadline. It returns the error
-// of what could not be sent. A task of the stager's own worker can't wait for it.
+// of what could not be sent.
 func (c *stagedSend) settle() error {
 	st := c.st
 	c.waiting.Add(1)
@@ -288,9 +304,6 @@ func (c *stagedSend) settle() error {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for c.seq > st.done {
-		if st.w != nil && st.w.busyWith() {
-			return ErrWrongWorker
-		}
 		if err := st.await(c.until.Load()); err != nil {
 			return err
 		}
@@ -309,7 +322,7 @@ func (c *stagedSend) awaitDone(d time.Duration) bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for c.seq > st.done {
-		if (st.w != nil && st.w.busyWith()) || st.await(until) != nil {
+		if st.await(until) != nil {
 			return false
 		}
 	}
@@ -321,11 +334,6 @@ func (c *stagedSend) awaitDone(d time.Duration) bool {
 func (st *stager) await(until int64) error {
 	if st.changed == nil {
 		st.changed = make(chan struct{})
-		if st.sent != nil {
-			// Quiet sends wake nobody: their worker may sleep and not know that they are over, or
-			// be about to.
-			st.sentBy.post(&note{do: func(w *worker) { w.hurried = true }})
-		}
 	}
 	changed := st.changed
 	st.mu.Unlock()
@@ -409,56 +417,82 @@ func (c *stagedSend) setUntil(t time.Time) {
 	}
 }
 
-// ---- what the worker does
-
-// attach makes the worker the one that st sends by; false if it is ending. Any goroutine.
-func (w *worker) attach(st *stager) bool {
-	w.stager.Store(st)
-	return !w.rt.closing.Load() // otherwise its stop detaches what it finds
+// send is the goroutine that sends what is staged until there is no more.
+func (st *stager) send() {
+	runtime.Gosched() // those that are ready write first
+	st.mu.Lock()
+	for len(st.filling.entries) > 0 {
+		b := st.filling
+		st.begun = b.seq
+		st.filling, st.spare, st.sent = st.spare, nil, b
+		st.filling.seq = b.seq + 1
+		st.judge(len(b.entries), time.Since(st.started))
+		st.putBehind(b)
+		st.mu.Unlock()
+		sends := st.submit(b)
+		st.mu.Lock()
+		st.stats.Batches++
+		st.stats.Writes += sends
+		st.sent, st.spare, st.done = nil, b, b.seq
+		clear(b.entries)
+		b.entries, b.used = b.entries[:0], 0
+		st.tell()
+	}
+	st.sending = false
+	st.tell()
+	st.mu.Unlock()
 }
 
-// flush stages a send for each entry of the filling batch, and takes the next. While a batch's enter
-// is not over, it leaves that to confirm.
-func (st *stager) flush(w *worker) {
-	st.mu.Lock()
-	b := st.filling
-	if st.sent != nil || len(b.entries) == 0 {
-		st.mu.Unlock()
-		return
-	}
-	st.begun = b.seq
-	st.filling, st.spare, st.sent, st.sentBy = st.spare, nil, b, w
-	awaited := st.changed != nil
-	st.filling.seq = b.seq + 1
-	st.judge(len(b.entries), time.Since(st.started))
+// putBehind moves the entries whose connections have something left over behind that.
+func (st *stager) putBehind(b *stageBatch) {
 	for i := range b.entries {
 		e := &b.entries[i]
-		if e.c.rest != nil { // these come behind it
+		if e.c.rest != nil {
 			e.c.rest = append(e.c.rest, b.mem[e.off:e.off+e.len]...)
 			e.c = nil
 		}
 	}
-	st.mu.Unlock()
-	sends := uint64(0)
+}
+
+// submit sends a batch, and returns by how many sends.
+func (st *stager) submit(b *stageBatch) (sends uint64) {
 	for i := range b.entries {
 		e := &b.entries[i]
 		if e.c == nil {
 			continue
 		}
 		sends++
-		sqe := w.stage(core.OpSend, opStaged, uint64(i))
+		sqe := st.driver.Stage()
+		for sqe == nil {
+			st.enter(b)
+			sqe = st.driver.Stage()
+		}
+		sqe.Opcode = core.OpSend
+		sqe.UserData = uint64(i)
 		sqe.FD = e.c.fd
 		sqe.Addr = uint64(uintptr(unsafe.Pointer(&b.mem[e.off])))
 		sqe.Len = uint32(e.len)
 		sqe.OpFlags = core.MsgDontWait | core.MsgWaitAll | core.MsgNoSignal
-		if !awaited {
-			sqe.Flags = w.skipSuccess
-		}
+		sqe.Flags = st.quiet
 	}
-	w.stats.stagedBatches++
-	w.stats.stagedWrites += sends
-	if sends == 0 {
-		st.confirm(w) // no enter will say that it is over
+	for st.driver.Unsubmitted() > 0 || st.driver.Overflowed() {
+		st.enter(b)
+	}
+	return sends
+}
+
+// enter submits what is staged: each send does what it can within it.
+func (st *stager) enter(b *stageBatch) {
+	if err := st.driver.Enter(0); err != nil {
+		panic(fmt.Sprintf("veloq: driver of staged writes: %v", err))
+	}
+	n := st.driver.Ready()
+	for i := range n {
+		cqe := st.driver.Completion(i)
+		st.complete(&b.entries[cqe.UserData], b, cqe.Res)
+	}
+	if n > 0 {
+		st.driver.Consume(n)
 	}
 }
 
@@ -488,9 +522,7 @@ func (st *stager) judge(size int, waited time.Duration) {
 
 // complete takes the completion of a staged send: of one that did not do all, or, where successes are
 // told too, of any.
-func (st *stager) complete(place uint32, res int32) {
-	b := st.sent
-	e := &b.entries[place]
+func (st *stager) complete(e *stageEntry, b *stageBatch, res int32) {
 	done := max(int(res), 0)
 	if done == e.len {
 		return
@@ -508,49 +540,22 @@ func (st *stager) complete(place uint32, res int32) {
 	}
 }
 
-// confirm ends the batch whose enter is over.
-func (st *stager) confirm(w *worker) {
-	b := st.sent
-	if b == nil {
-		return
-	}
-	st.mu.Lock()
-	st.sent, st.spare, st.done = nil, b, b.seq
-	clear(b.entries)
-	b.entries, b.used = b.entries[:0], 0
-	st.tell()
-	more := len(st.filling.entries) > 0
-	st.mu.Unlock()
-	if more {
-		st.flush(w)
-	}
-}
-
-// busyWith reports whether the caller is known to run on the worker, which can't send for it while it
-// waits.
-func (w *worker) busyWith() bool { return gid.Supported && w.here() }
-
-// release frees the memory, unless another worker uses it by now.
-func (st *stager) release() {
+// close ends the stager, after what it took: later writes are not staged.
+func (st *stager) close() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.w != nil {
+	st.none = true
+	st.active.Store(false)
+	for st.sending {
+		_ = st.await(0)
+	}
+	if st.driver == nil {
 		return
 	}
-	for _, b := range []**stageBatch{&st.filling, &st.spare} {
-		if *b != nil {
-			core.Free(unsafe.Pointer(&(*b).mem[0]))
-			*b = nil
-		}
+	st.driver.Destroy()
+	st.driver = nil
+	for _, b := range []*stageBatch{st.filling, st.spare} {
+		core.Free(unsafe.Pointer(&b.mem[0]))
 	}
-}
-
-// detach ends the stager's use of a worker that stops. What was taken still goes out.
-func (st *stager) detach(w *worker) {
-	st.flush(w)
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.w = nil
-	st.on, st.wins = false, 0
-	st.active.Store(st.mode == StageOn)
+	st.filling, st.spare = nil, nil
 }

@@ -20,8 +20,6 @@ type workerStats struct {
 	edgesFull      uint64
 	zeroCopySends  uint64
 	zeroCopyCopied uint64
-	stagedBatches  uint64
-	stagedWrites   uint64
 
 	packetsIn, packetsOut uint64
 	packetErrors          uint64
@@ -62,8 +60,6 @@ type WorkerStats struct {
 	EdgesFull      uint64 // messages that took the inbox, the mesh's edge being full
 	ZeroCopySends  uint64 // sends without a copy: Config.ZeroCopyMin
 	ZeroCopyCopied uint64 // of them, those that the kernel copied after all
-	StagedBatches  uint64 // batches of the net door's staged writes
-	StagedWrites   uint64 // sends in them: one for each connection that had written
 
 	PacketsIn       uint64 // datagrams received; what GRO put together counts as one
 	PacketsOut      uint64 // sends of datagrams that the kernel took; a cut one counts as one
@@ -156,7 +152,6 @@ func (w *worker) snapshot() WorkerStats {
 		WritesFull: st.writesFull, Accepted: st.accepted, AcceptBackoffs: st.acceptBackoffs,
 		EdgesFull:     st.edgesFull,
 		ZeroCopySends: st.zeroCopySends, ZeroCopyCopied: st.zeroCopyCopied,
-		StagedBatches: st.stagedBatches, StagedWrites: st.stagedWrites,
 		PacketsIn: st.packetsIn, PacketsOut: st.packetsOut, PacketErrors: st.packetErrors,
 		SegmentRefusals: st.segmentRefusals,
 		Stolen:          st.stolen, Lost: w.thieves.stolen.Load(), ThievesCalled: st.thievesCalled,

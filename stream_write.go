@@ -510,10 +510,6 @@ func (w *worker) confirm() {
 		s.sent()
 	}
 	w.quiet = w.quiet[:0]
-	if st := w.stager.Load(); st != nil {
-		w.hurried = false
-		st.confirm(w)
-	}
 }
 
 // onSendInline hears of inline sends that fell short, and of those that something waits for.

@@ -13,6 +13,7 @@ import (
 	"unsafe"
 
 	"github.com/veloq/veloq/internal/core"
+	"github.com/veloq/veloq/internal/gid"
 )
 
 // ErrMeshClosed is what a closed mesh answers; errors.Is finds net.ErrClosed in it.
@@ -532,7 +533,7 @@ func (p *meshPort[T]) close(w *worker) {
 func (m *Mesh[T]) Drain(ctx context.Context) error {
 	m.Close()
 	for _, w := range m.rt.workers {
-		if w.busyWith() && !w.ended.Load() {
+		if gid.Supported && w.here() && !w.ended.Load() {
 			return ErrNotTask
 		}
 	}

@@ -115,7 +115,7 @@ type Config struct {
 	// where the kernel reports that it copied, as on loopback, a stream stops by itself. io_uring
 	// since Linux 6.2; other drivers copy.
 	ZeroCopyMin int
-	// Stage says whether the net door's small writes go out together by worker 0; StageAuto by default.
+	// Stage says whether the net door's small writes go out together; StageAuto by default.
 	// The environment's VELOQ_STAGE, "auto", "on" or "off", then decides.
 	Stage StageMode
 
@@ -318,7 +318,7 @@ func New(config Config) (*Runtime, error) {
 	for i := range config.Workers {
 		rt.workers = append(rt.workers, newWorker(rt, i))
 	}
-	rt.stager = newStager(config.Stage, func() *worker { return rt.workers[0] })
+	rt.stager = newStager(config.Stage, func() (core.Config, error) { return config.core(), nil })
 	rt.pool.init(&rt.config)
 	if err := rt.start(); err != nil {
 		if rt.mesh != nil {
@@ -366,6 +366,7 @@ func (rt *Runtime) Close() error {
 	rt.closing.Store(true)
 	rt.closeListeners()
 	rt.pool.close()
+	rt.stager.close()
 	for _, w := range rt.workers {
 		w.post(&note{do: (*worker).stop})
 	}
@@ -595,7 +596,6 @@ func Default() (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	rt.stager = defaultStager()
 	defaultRuntime.rt = rt
 	return rt, nil
 }
@@ -605,20 +605,17 @@ var packageStager struct {
 	st   *stager
 }
 
-// defaultStager is the one of connections that package-level functions make. It starts the default
-// runtime when it first has something to send by it.
+// defaultStager is the one of connections that package-level functions make.
 func defaultStager() *stager {
 	packageStager.once.Do(func() {
 		mode, err := stageFromEnvironment()
 		if err != nil {
-			mode = StageOff // Default says why, to who asks for a runtime
+			mode = StageOff // New says why, to who asks for a runtime
 		}
-		packageStager.st = newStager(mode, func() *worker {
-			rt, err := Default()
-			if err != nil {
-				return nil
-			}
-			return rt.workers[0]
+		packageStager.st = newStager(mode, func() (core.Config, error) {
+			var config Config
+			err := config.setDefaults()
+			return config.core(), err
 		})
 	})
 	return packageStager.st

@@ -54,10 +54,9 @@ type worker struct {
 	thieves  thieves
 	injector injector
 	watch    watched
-	labels   context.Context        // of its samples in profiles; constant
-	stager   atomic.Pointer[stager] // has batches sent here; nil while none does
-	mail     atomic.Uint32          // some port of ports was told of something
-	_        [64]byte               // what others write stays off the worker's lines
+	labels   context.Context // of its samples in profiles; constant
+	mail     atomic.Uint32   // some port of ports was told of something
+	_        [64]byte        // what others write stays off the worker's lines
 
 	// The worker's alone.
 	running        *task
@@ -88,7 +87,6 @@ type worker struct {
 	sentArena      *arena
 	quiet          []*Stream // whose quiet sends are not confirmed
 	partial        bool      // the last enter left submissions behind
-	hurried        bool      // somebody waits for the end of this turn's quiet sends
 	outFree        []*outbound
 	chunkFree      []*chunk
 	pools          []*Pool
@@ -264,7 +262,7 @@ func (w *worker) cross() {
 func (w *worker) busy() bool {
 	return w.runq.len > 0 || w.injector.len() > 0 || w.inboxRest != nil || w.timers.late ||
 		w.settling.len() > 0 || w.dirty.len() > 0 || len(w.resumed) > 0 || len(w.completions) > 0 ||
-		w.partial || w.hurried || w.buffers.offered || w.packets.offered || w.datagrams.waiting() || w.called()
+		w.partial || w.buffers.offered || w.packets.offered || w.datagrams.waiting() || w.called()
 }
 
 // called reports whether another thread has brought something: what is re-checked between saying
@@ -334,9 +332,6 @@ func (w *worker) stop() {
 		t.ctx.cancel(ErrClosed)
 	}
 	w.handlerContext.cancel(ErrClosed)
-	if st := w.stager.Load(); st != nil {
-		st.detach(w)
-	}
 	// A turn at the latest then, to see whether all is over.
 	w.grace.Fire = func(*wheel.Timer, int64) {}
 	w.timers.add(&w.grace, w.timers.after(stopGrace))
@@ -471,7 +466,4 @@ func (w *worker) freeMemory() {
 	}
 	w.arena.free()
 	w.sentArena.free()
-	if st := w.stager.Load(); st != nil {
-		st.release()
-	}
 }

@@ -35,14 +35,7 @@ func TestMain(m *testing.M) {
 
 // stagedAs reports whether the process staged writes, as the mode asks for.
 func stagedAs(mode string) error {
-	rt, err := veloq.Default()
-	if err != nil {
-		return err
-	}
-	writes := uint64(0)
-	for _, w := range rt.Stats() {
-		writes += w.StagedWrites
-	}
+	writes := veloq.DefaultStageStats().Writes
 	fmt.Println(writes, "staged writes")
 	if (writes > 0) != (mode == "on") {
 		return fmt.Errorf("%d staged writes with %s=%s", writes, stageEnv, mode)
