@@ -1,0 +1,9 @@
+//go:build !race
+
+package rawio
+
+const msgRaceEnabled = false
+
+func msgReads([]byte) {}
+
+func msgWritten([]byte) {}
