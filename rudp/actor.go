@@ -325,6 +325,7 @@ func (e *Endpoint) abortAll(now mono.Time) {
 	e.aborted = true
 	for s := range e.streams {
 		s.closed.Store(true)
+		s.fail(now, net.ErrClosed)
 	}
 	e.core.Conns(func(c *core.Conn) bool {
 		c.Abort(now, 0)

@@ -38,6 +38,8 @@ type Stream struct {
 	writeEnd atomic.Pointer[ending]
 	addrs    atomic.Pointer[addrPair]
 	final    atomic.Pointer[Stats]
+	// delivered says that Close came to its good end: the peer has acknowledged everything.
+	delivered atomic.Bool
 
 	// The handle's.
 	readTurn, writeTurn sync.Mutex
@@ -282,27 +284,35 @@ func (s *Stream) wakeAll() {
 func (s *Stream) abandon() { _ = s.Reset(0) }
 
 // Drain waits until the peer's system has acknowledged all bytes written so far; its program need not have
-// read them. Errors: ctx's; EPIPE if the peer is gone, net.ErrClosed after the connection's end. Blocks.
+// read them. It may follow Close. Errors: ctx's; EPIPE if the peer is gone, net.ErrClosed if this side gave
+// up. Blocks.
 func (s *Stream) Drain(ctx context.Context) error {
 	answer := make(chan error, 1)
 	e := s.endpoint
-	if !e.post(func(now mono.Time) { s.drain(answer, now) }) {
-		return s.failed("drain", s.writeEnded())
-	}
-	select {
-	case err := <-answer:
-		if err != nil {
-			return s.failed("drain", err)
+	var err error
+	if e.post(func(now mono.Time) { s.drain(answer, now) }) {
+		select {
+		case err = <-answer:
+		case <-e.done:
+			err = s.drained()
+		case <-ctx.Done():
+			err = contextError(ctx.Err())
 		}
-		return nil
-	case <-e.done:
-		return s.failed("drain", s.writeEnded())
-	case <-ctx.Done():
-		return s.failed("drain", contextError(ctx.Err()))
+	} else {
+		<-e.done
+		err = s.drained()
 	}
+	if err != nil {
+		return s.failed("drain", err)
+	}
+	return nil
 }
 
-func (s *Stream) writeEnded() error {
+// drained is what Drain says once nothing more can be delivered.
+func (s *Stream) drained() error {
+	if s.delivered.Load() {
+		return nil
+	}
 	if end := s.writeEnd.Load(); end != nil && !s.closed.Load() {
 		return end.err
 	}

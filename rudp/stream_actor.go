@@ -3,6 +3,7 @@ package rudp
 // This file changes if what the actor does for a stream does.
 
 import (
+	"errors"
 	"io"
 	"net"
 
@@ -15,7 +16,8 @@ type streamActor struct {
 	conn      *core.Conn // nil once it is over
 	path      core.Path
 	given     bool // Close or Reset has reached the core
-	ended     bool // so has CloseWrite
+	gaveUp    bool // it was a reset
+	ended     bool // CloseWrite has reached the core
 	closing   bool // Close was seen
 	override  error
 	migration *migration
@@ -65,7 +67,7 @@ func (s *Stream) serve(now mono.Time) {
 
 func (s *Stream) giveUp(now mono.Time, code uint64) {
 	if !s.given {
-		s.given = true
+		s.given, s.gaveUp = true, true
 		s.conn.Reset(now, code)
 	}
 }
@@ -224,8 +226,11 @@ func (s *Stream) end(now mono.Time) {
 	if s.migration != nil {
 		s.leave(s.migration, s.readEnd.Load().err)
 	}
+	var e *core.CloseError
+	s.delivered.Store(s.override == nil && s.closing && s.out.len() == 0 &&
+		errors.As(s.conn.Err(), &e) && e.Kind == core.KindClosed && !e.Remote)
 	for _, d := range s.drains {
-		d.answer <- s.writeEnd.Load().err
+		d.answer <- s.drained()
 	}
 	s.drains = nil
 	last := statsOf(s.conn)
@@ -285,7 +290,7 @@ func (s *Stream) look(now mono.Time) bool {
 
 func (s *Stream) drain(answer chan error, now mono.Time) {
 	if s.conn == nil {
-		answer <- s.writeEnded()
+		answer <- s.drained()
 		return
 	}
 	s.serve(now)
@@ -300,8 +305,8 @@ func (s *Stream) answerDrains() {
 			s.endWriting()
 		}
 		switch {
-		case s.writeEnd.Load() != nil:
-			d.answer <- s.writeEnded()
+		case s.writeEnd.Load() != nil || s.gaveUp:
+			d.answer <- s.drained()
 		case s.conn.Acknowledged() >= d.upTo:
 			d.answer <- nil
 		default:
