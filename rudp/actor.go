@@ -93,7 +93,9 @@ func (e *Endpoint) report(now mono.Time) {
 			continue
 		}
 		s := e.attach(c)
-		s.serve(now)
+		if s.serve(now); c.Err() != nil {
+			s.end(now) // its event came before it had a handle
+		}
 		e.offered = s
 	}
 	for c := e.core.Next(); c != nil; c = e.core.Next() {
