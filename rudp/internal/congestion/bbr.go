@@ -69,7 +69,6 @@ type bbr struct {
 
 	window, priorWindow uint64
 	ceiling             uint64 // on the flight, set by loss; 0: none
-	ceilingRound        uint64
 	undoCeiling         uint64
 	undoBW              maxFilter
 	undoAt              mono.Time // when the packets of the last cut were sent; never
@@ -77,6 +76,7 @@ type bbr struct {
 	ackEpochAt    mono.Time
 	ackEpochBytes uint64
 	rate          uint64
+	paced         bool // rate follows a round-trip time that was measured
 	seed          uint64
 }
 
@@ -135,9 +135,9 @@ func (b *bbr) quantum() uint64 {
 
 func (b *bbr) probeWindow() uint64 { return max(b.bdp(0.5), 4*b.datagram) }
 
-func (b *bbr) OnAck(s *recovery.Sample, rtt *recovery.RTT, lossSentAt mono.Time, persistent bool) {
+func (b *bbr) OnAck(s *recovery.Sample, rtt *recovery.RTT, _ mono.Time, persistent bool) {
 	b.countRound(s)
-	b.judgeLoss(s, lossSentAt)
+	b.judgeLoss(s)
 	if s.Rate > 0 && (!s.AppLimited || s.Rate >= b.bw.get()) {
 		b.bw.update(b.round, s.Rate)
 	}
@@ -165,24 +165,25 @@ func (b *bbr) countRound(s *recovery.Sample) {
 	}
 }
 
-// judgeLoss is the ceiling. A loss rate below it is the path's nature; above it the queue is too short for
-// what is in flight, or the path has shrunk.
-func (b *bbr) judgeLoss(s *recovery.Sample, lossSentAt mono.Time) {
-	lost, total := b.roundLost, b.roundLost+b.roundAcked
-	if lost >= lossPackets*b.datagram && float64(lost) > lossCeiling*float64(total) && b.round > b.ceilingRound {
-		if b.undoAt == never || lossSentAt > b.undoAt {
-			b.undoAt, b.undoCeiling, b.undoBW = s.Now-mono.Time(b.minRTT)*2, b.ceiling, b.bw
-		}
-		b.ceilingRound = b.round
-		got := max(b.bdp(1), s.Prior-min(s.Prior, lost))
-		b.ceiling = max(uint64(lossCut*float64(max(s.TxInFlight, got))), b.bdp(lossCut), 4*b.datagram)
-		b.cycleLost = true
-		if b.phase == startup {
-			b.fill()
-		}
+// judgeLoss is the ceiling, held against each round as a whole. A loss rate below it is the path's nature;
+// above it the queue is too short for what is in flight, or the path has shrunk: no more than got through
+// in the round is tried for now.
+func (b *bbr) judgeLoss(s *recovery.Sample) {
+	if !b.roundStart {
+		return
 	}
-	if b.roundStart {
-		b.roundLost, b.roundAcked = 0, 0
+	lost, acked := b.roundLost, b.roundAcked
+	b.roundLost, b.roundAcked = 0, 0
+	if lost < lossPackets*b.datagram || float64(lost) <= lossCeiling*float64(lost+acked) {
+		return
+	}
+	if b.undoAt == never || s.SentAt > b.undoAt {
+		b.undoAt, b.undoCeiling, b.undoBW = s.SentAt, b.ceiling, b.bw
+	}
+	b.ceiling = max(acked, uint64(lossCut*float64(s.TxInFlight)), 4*b.datagram)
+	b.cycleLost = true
+	if b.phase == startup {
+		b.fill()
 	}
 }
 
@@ -196,7 +197,7 @@ func (b *bbr) countExtra(s *recovery.Sample) {
 		b.ackEpochAt, b.ackEpochBytes, expected = s.Now, 0, 0
 	}
 	b.ackEpochBytes += s.Acked
-	b.extra.update(b.round, min(b.ackEpochBytes-min(expected, b.ackEpochBytes), b.window))
+	b.extra.update(b.round, min(b.ackEpochBytes-min(expected, b.ackEpochBytes), b.bdp(1)))
 }
 
 func (b *bbr) checkFull(s *recovery.Sample) {
@@ -300,8 +301,12 @@ func (b *bbr) updateMinRTT(s *recovery.Sample) {
 func (b *bbr) setRate(rtt *recovery.RTT) {
 	bw := b.bw.get()
 	if bw == 0 {
-		b.rate = max(b.rate, uint64(startupGain*float64(perSecond(b.window, rtt.SmoothedOr()))))
 		return
+	}
+	if !b.paced && rtt.Sampled() {
+		// The first window goes within a fraction of the first round trip that was measured.
+		b.paced = true
+		b.rate = max(b.rate, uint64(startupGain*float64(perSecond(b.window, rtt.Smoothed))))
 	}
 	rate := uint64(b.pacingGain * pacingMargin * float64(bw))
 	if b.pacingGain > 1 {

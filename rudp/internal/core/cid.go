@@ -62,14 +62,14 @@ func (c *Conn) localBySeq(seq uint64) *localCID {
 
 func (c *Conn) onRetireCID(f *wire.Frame) error {
 	if f.Seq >= c.nextLocal {
-		return &wire.Error{Code: wire.ProtocolViolation, Frame: f.Type, Reason: "retires an ID never issued"}
+		return wire.Breach(wire.ProtocolViolation, f.Type, "retires an ID never issued")
 	}
 	l := c.localBySeq(f.Seq)
 	if l == nil {
 		return nil
 	}
 	if l.id == c.arrived {
-		return &wire.Error{Code: wire.ProtocolViolation, Frame: f.Type, Reason: "retires the ID that it came under"}
+		return wire.Breach(wire.ProtocolViolation, f.Type, "retires the ID that it came under")
 	}
 	delete(c.ep.conns, l.id)
 	for i := range c.local {
@@ -84,12 +84,12 @@ func (c *Conn) onRetireCID(f *wire.Frame) error {
 
 func (c *Conn) onNewCID(f *wire.Frame) error {
 	if c.path.cid.id.Len() == 0 {
-		return &wire.Error{Code: wire.ProtocolViolation, Frame: f.Type, Reason: "new ID though its IDs are empty"}
+		return wire.Breach(wire.ProtocolViolation, f.Type, "new ID though its IDs are empty")
 	}
 	for i := range c.remote {
 		r := &c.remote[i]
 		if r.seq == f.Seq && (r.id != f.CID || r.hasToken && r.token != f.Token) || r.seq != f.Seq && r.id == f.CID {
-			return &wire.Error{Code: wire.ProtocolViolation, Frame: f.Type, Reason: "two IDs in one, or one as two"}
+			return wire.Breach(wire.ProtocolViolation, f.Type, "two IDs in one, or one as two")
 		}
 		if r.seq == f.Seq {
 			return nil
@@ -111,14 +111,14 @@ func (c *Conn) onNewCID(f *wire.Frame) error {
 		}
 	}
 	if len(c.remote) > cidsMax || len(c.retire) > retiredMax {
-		return &wire.Error{Code: wire.ConnectionIDLimit, Frame: f.Type, Reason: "more IDs than allowed"}
+		return wire.Breach(wire.ConnectionIDLimit, f.Type, "more IDs than allowed")
 	}
 	for _, p := range [...]*pathState{c.path, c.probe, c.fallback} {
 		if p == nil || p.cid.seq >= c.retirePrior {
 			continue
 		}
 		if !c.assignCID(p) {
-			return &wire.Error{Code: wire.ConnectionIDLimit, Frame: f.Type, Reason: "every ID retired"}
+			return wire.Breach(wire.ConnectionIDLimit, f.Type, "every ID retired")
 		}
 	}
 	return nil

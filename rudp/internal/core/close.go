@@ -109,6 +109,7 @@ func (c *Conn) close(f wire.Frame, e *CloseError) {
 	c.trace(Event{Kind: TraceState, A: uint64(c.state)})
 	c.closeFrame, c.closeDue, c.closeAnswer = f, true, 1
 	c.closeAt = c.now.Add(3 * c.rec.PTO())
+	c.closeAgainAt = c.now.Add(c.rec.PTO() * 3 / 2)
 	c.release()
 	c.touch()
 }
@@ -153,7 +154,7 @@ func (c *Conn) drain(e *CloseError) {
 		return
 	}
 	c.end(e)
-	c.state = draining
+	c.state, c.closeAgainAt = draining, mono.Never
 	c.trace(Event{Kind: TraceState, A: uint64(c.state)})
 	c.closeDue = false
 	c.closeAt = c.now.Add(3 * c.rec.PTO())
@@ -167,7 +168,7 @@ func (c *Conn) vanish() {
 		return
 	}
 	c.state = gone
-	c.closeAt = mono.Never
+	c.closeAt, c.closeAgainAt = mono.Never, mono.Never
 	c.trace(Event{Kind: TraceState, A: uint64(c.state)})
 	c.release()
 	c.spaces = [recovery.Spaces]pnSpace{}

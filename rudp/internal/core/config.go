@@ -29,7 +29,7 @@ const (
 	datagramMin     = 1200
 	datagramMax     = 1452
 	cryptoMax       = 64 << 10 // bytes of TLS messages out of order or unread
-	retryTokenLife  = 10 * time.Second
+	retryTokenLife  = 30 * time.Second
 )
 
 // Config sets up an endpoint. Zero values are the defaults. It must not change once in use.

@@ -29,7 +29,7 @@ type Events uint8
 const (
 	EventConnected Events = 1 << iota // the handshake is done
 	EventReadable                     // bytes, the end of the stream or an error wait for Read
-	EventWritable                     // Write, after it took less than it was given, takes bytes again, or fails
+	EventWritable                     // Write, which took less than it was given, takes bytes again or fails
 	EventMigrated                     // Migrate came to its end
 	EventClosed                       // the connection is over
 )
@@ -102,6 +102,7 @@ type Conn struct {
 
 	// Timers.
 	handshakeAt, idleAt, keepAliveAt, closeAt, nudgeAt mono.Time
+	closeAgainAt                                       mono.Time
 	nudges                                             int
 	idle                                               time.Duration
 	elicitedSince                                      bool // an eliciting packet went since the last one came
@@ -146,7 +147,8 @@ func (e *Endpoint) newConn(now mono.Time, client bool, addr Path, tlsConf *tls.C
 	c := &Conn{
 		ep: e, cfg: e.cfg, client: client, now: now, number: e.nextNumber,
 		peer: wire.DefaultParams(), largestNonProbe: -1, heapIndex: -1, deadline: mono.Never,
-		handshakeAt: now.Add(e.cfg.HandshakeTimeout), keepAliveAt: mono.Never, closeAt: mono.Never,
+		handshakeAt: now.Add(e.cfg.HandshakeTimeout), keepAliveAt: mono.Never,
+		closeAt: mono.Never, closeAgainAt: mono.Never,
 		nudgeAt: mono.Never, paceAt: mono.Never, prevReadUntil: mono.Never, idle: max(e.cfg.IdleTimeout, 0),
 	}
 	e.nextNumber++
@@ -240,7 +242,7 @@ func (c *Conn) resetIdle() {
 // Deadline returns when Tick must be called; Never if nothing is awaited.
 func (c *Conn) Deadline() mono.Time {
 	if c.state >= closing {
-		return c.closeAt
+		return min(c.closeAt, c.closeAgainAt)
 	}
 	at := min(c.idleAt, c.keepAliveAt, c.nudgeAt, c.pathDeadline(), c.path.mtu.raiseAt, c.prevReadUntil)
 	if !c.handshakeDone {
@@ -266,6 +268,10 @@ func (c *Conn) Tick(now mono.Time) {
 	if c.state >= closing {
 		if now >= c.closeAt {
 			c.vanish()
+		} else if now >= c.closeAgainAt {
+			// Nobody acknowledges CONNECTION_CLOSE: a second one makes up for the first's loss.
+			c.closeAgainAt, c.closeDue = mono.Never, true
+			c.touch()
 		}
 		return
 	}
@@ -385,6 +391,9 @@ func (c *Conn) resend(s recovery.SpaceID, p *recovery.Packet) {
 			c.spaces[s].out.onLost(r, false)
 		} else if !c.resetSent {
 			c.send.onLost(r, piece.Fin)
+			if piece.Size == 0 && !piece.Fin {
+				c.openSent = false // it opened the stream, which the server needs to know
+			}
 		}
 	}
 	again := p.Control &^ (recovery.NewConnectionID | recovery.RetireConnectionID)

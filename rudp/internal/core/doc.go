@@ -16,10 +16,13 @@
 // Migrate and Stats on its Conn, on the driver's goroutine. The driver's own word about a connection goes
 // into Conn.User.
 //
-// Life of a Conn: Endpoint.Dial makes a client's, which reports EventConnected; a server's is made by an
-// Initial packet and handed out by Endpoint.Accept once its handshake is done (EventAccept on the
-// endpoint's part is that Accept returns it). EventClosed is the last event; Err says why. Read hands out
-// what had come in order even after that. The endpoint forgets a Conn when its draining time is over.
+// Life of a Conn: Endpoint.Dial makes a client's, which reports EventConnected. A server's is made by an
+// Initial packet and waits in Endpoint.Accept once its handshake is done: ask it after Recv. EventClosed is
+// the last event; Err says why. Read hands out what had come in order even after that. The endpoint forgets
+// a Conn when its draining time is over, about three probe timeouts later.
+//
+// Datagrams handed to Recv are decrypted in place and not kept; what Send fills is the caller's. Write
+// copies, Read copies out.
 //
 // Close lets what was written be delivered, then closes; with unread bytes it resets instead. Reset gives
 // up both directions with an application's code; the peer's Read fails with *CloseError of kind

@@ -129,14 +129,14 @@ func (c *Conn) onPeerParams(data []byte) error {
 			p.HasRetry != c.retried || c.retried && p.RetrySCID != c.retrySCID
 	}
 	if wrong {
-		return &wire.Error{Code: wire.TransportParamError, Frame: wire.FrameCrypto, Reason: "connection IDs don't match"}
+		return wire.Breach(wire.TransportParamError, wire.FrameCrypto, "connection IDs don't match")
 	}
 	c.peer, c.peerParams = p, true
 	c.peerData, c.peerStream = p.MaxData, p.MaxStreamBidiOwn
 	if c.client {
 		c.peerStream = p.MaxStreamBidiPeer
 		if p.MaxStreamsBidi == 0 {
-			return &wire.Error{Code: wire.StreamLimitError, Frame: wire.FrameCrypto, Reason: "peer takes no stream"}
+			return wire.Breach(wire.StreamLimitError, wire.FrameCrypto, "peer takes no stream")
 		}
 		if p.HasResetToken {
 			c.remote[0].token, c.remote[0].hasToken = p.ResetToken, true
@@ -190,7 +190,7 @@ func (c *Conn) peerWantsNoCIDs() bool { return c.path.cid.id.Len() == 0 && c.cli
 func (c *Conn) onCrypto(s recovery.SpaceID, f *wire.Frame) error {
 	in := &c.spaces[s].in
 	if f.Offset+uint64(len(f.Data)) > in.read+cryptoMax {
-		return &wire.Error{Code: wire.CryptoBufferExceeded, Frame: f.Type, Reason: "TLS messages too far ahead"}
+		return wire.Breach(wire.CryptoBufferExceeded, f.Type, "TLS messages too far ahead")
 	}
 	if _, err := in.insert(f.Offset, f.Data, false); err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 	"github.com/veloq/veloq/rudp/internal/wire"
 )
 
-// recv takes a datagram, whose bytes are overwritten.
+// receive takes a datagram, whose bytes are overwritten.
 func (c *Conn) receive(now mono.Time, addr Path, ecn ECN, datagram []byte) {
 	c.at(now)
 	if c.state >= closing {
@@ -182,7 +182,7 @@ func (c *Conn) onPayload(s recovery.SpaceID, pn uint64, payload []byte, addr Pat
 		}
 		b = b[n:]
 		if s != recovery.AppSpace && !inHandshake(f.Type) {
-			return &wire.Error{Code: wire.ProtocolViolation, Frame: f.Type, Reason: "frame not allowed in the handshake"}
+			return wire.Breach(wire.ProtocolViolation, f.Type, "frame not allowed in the handshake")
 		}
 		switch f.Type {
 		case wire.FramePadding, wire.FramePathChallenge, wire.FramePathResponse, wire.FrameNewConnectionID:
@@ -263,7 +263,7 @@ func (c *Conn) onFrame(s recovery.SpaceID, f *wire.Frame, addr Path) error {
 		return c.checkStream(f)
 	case wire.FrameNewToken:
 		if !c.client {
-			return &wire.Error{Code: wire.ProtocolViolation, Frame: f.Type, Reason: "token from a client"}
+			return wire.Breach(wire.ProtocolViolation, f.Type, "token from a client")
 		}
 	case wire.FrameNewConnectionID:
 		return c.onNewCID(f)
@@ -280,7 +280,7 @@ func (c *Conn) onFrame(s recovery.SpaceID, f *wire.Frame, addr Path) error {
 		c.onClose(f)
 	case wire.FrameHandshakeDone:
 		if !c.client {
-			return &wire.Error{Code: wire.ProtocolViolation, Frame: f.Type, Reason: "a client can't confirm"}
+			return wire.Breach(wire.ProtocolViolation, f.Type, "a client can't confirm")
 		}
 		c.confirm()
 	}
@@ -331,7 +331,8 @@ func (c *Conn) onAck(s recovery.SpaceID, f *wire.Frame) error {
 }
 
 func (c *Conn) onVersionNegotiation(h *wire.Header) bool {
-	if !c.client || c.gotPacket || c.retried || h.SCID != c.odcid || h.DCID != c.local[0].id || h.HasVersion(wire.Version1) {
+	expected := c.client && !c.gotPacket && !c.retried && h.SCID == c.odcid && h.DCID == c.local[0].id
+	if !expected || h.HasVersion(wire.Version1) {
 		c.drop(0)
 		return false
 	}
@@ -355,6 +356,7 @@ func (c *Conn) onRetry(h *wire.Header, packet []byte) bool {
 		return true
 	}
 	c.rec.LoseAll(recovery.InitialSpace)
+	c.rec.PTOCount = 0 // the server is there, and the token doesn't keep forever
 	return true
 }
 
@@ -390,7 +392,7 @@ func (c *Conn) receiveAfterClose(addr Path, datagram []byte) {
 				}
 				b = b[n:]
 				if f.Type == wire.FrameConnectionClose || f.Type == wire.FrameApplicationClose {
-					c.state = draining
+					c.state, c.closeAgainAt = draining, mono.Never
 					c.closeDue = false
 					return
 				}

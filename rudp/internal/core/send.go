@@ -53,7 +53,7 @@ func (c *Conn) batch(p *pathState, n, segment int) Batch {
 	return b
 }
 
-// send fills buf with as many datagrams as may go now along one path.
+// fill fills buf with as many datagrams as may go now along one path.
 func (c *Conn) fill(now mono.Time, buf []byte) Batch {
 	c.at(now)
 	c.paceAt = mono.Never
@@ -113,8 +113,14 @@ func (c *Conn) wants(s recovery.SpaceID) bool {
 	if sp.out.wants(1 << 62) {
 		return true
 	}
-	return s == recovery.AppSpace && (c.pending != 0 && (c.canSendStream() || c.pending&(recovery.ResetStream|recovery.StopSending) == 0) ||
-		c.pingNow || len(c.announce) > 0 || len(c.retire) > 0 || c.wantsStream())
+	if s != recovery.AppSpace {
+		return false
+	}
+	pending := c.pending
+	if !c.canSendStream() {
+		pending &^= recovery.ResetStream | recovery.StopSending
+	}
+	return pending != 0 || c.pingNow || len(c.announce) > 0 || len(c.retire) > 0 || c.wantsStream()
 }
 
 // appReady says whether packets of the application's space may go.
@@ -138,7 +144,8 @@ func (c *Conn) datagram(now mono.Time, b []byte, size int) int {
 			c.noteBlocked()
 		}
 		probe := c.probes[s] > 0
-		// TLS messages don't wait for the window: data that nobody can read before they are through may fill it.
+		// TLS messages don't wait for the window: it may be full of data that nobody can read before
+		// they are through.
 		free := probe || s != recovery.AppSpace && c.rec.Outstanding(s) < handshakeFree
 		counted := probe || c.wants(s) && (free || c.allowed(now, size))
 		if !counted && !sp.acks.due(now) || size-len(b) < probeMin {

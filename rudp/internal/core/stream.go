@@ -128,6 +128,19 @@ func (c *Conn) openWindow() {
 	c.touch()
 }
 
+// widenWindow makes room for a sender that is held back although the user reads all there is: what is in
+// the window waits for bytes that were lost.
+func (c *Conn) widenWindow() {
+	if c.recv.fin || c.window >= c.windowMax || uint64(c.recv.readable()) > c.window/8 ||
+		c.limit-c.recv.high > c.window/4 || c.now.Sub(c.limitAt) < c.rec.RTT.SmoothedOr() {
+		return
+	}
+	c.window = min(2*c.window, c.windowMax)
+	c.limitAt = c.now
+	c.limit = c.recv.read + c.window
+	c.pending |= recovery.MaxData | recovery.MaxStreamData
+}
+
 // CloseWrite ends the sending half once what was written is delivered.
 func (c *Conn) CloseWrite(now mono.Time) error {
 	c.at(now)
@@ -236,9 +249,9 @@ func (c *Conn) checkStream(f *wire.Frame) error {
 		c.openedByPeer()
 		return nil
 	case (f.Stream&1 == 1) == c.client:
-		return &wire.Error{Code: wire.StreamLimitError, Frame: f.Type, Reason: "only one stream"}
+		return wire.Breach(wire.StreamLimitError, f.Type, "only one stream")
 	}
-	return &wire.Error{Code: wire.StreamStateError, Frame: f.Type, Reason: "a stream that was never opened"}
+	return wire.Breach(wire.StreamStateError, f.Type, "a stream that was never opened")
 }
 
 func (c *Conn) openedByPeer() {
@@ -260,11 +273,12 @@ func (c *Conn) onStream(f *wire.Frame) error {
 	}
 	end := f.Offset + uint64(len(f.Data))
 	if end > c.limit {
-		return &wire.Error{Code: wire.FlowControlError, Frame: f.Type, Reason: "beyond the window"}
+		return wire.Breach(wire.FlowControlError, f.Type, "beyond the window")
 	}
 	if c.peerReset {
 		return c.checkAfterReset(f, end)
 	}
+	c.widenWindow()
 	readable, done := c.recv.readable(), c.recv.done()
 	if _, err := c.recv.insert(f.Offset, f.Data, f.Fin); err != nil {
 		return err
@@ -281,7 +295,7 @@ func (c *Conn) onStream(f *wire.Frame) error {
 
 func (c *Conn) checkAfterReset(f *wire.Frame, end uint64) error {
 	if end > c.recv.final || f.Fin && end != c.recv.final {
-		return &wire.Error{Code: wire.FinalSizeError, Frame: f.Type, Reason: "bytes beyond the final size"}
+		return wire.Breach(wire.FinalSizeError, f.Type, "bytes beyond the final size")
 	}
 	return nil
 }
@@ -300,9 +314,9 @@ func (c *Conn) onResetStream(f *wire.Frame) error {
 	}
 	switch {
 	case c.recv.fin && f.Limit != c.recv.final || f.Limit < c.recv.high:
-		return &wire.Error{Code: wire.FinalSizeError, Frame: f.Type, Reason: "another final size"}
+		return wire.Breach(wire.FinalSizeError, f.Type, "another final size")
 	case f.Limit > c.limit:
-		return &wire.Error{Code: wire.FlowControlError, Frame: f.Type, Reason: "beyond the window"}
+		return wire.Breach(wire.FlowControlError, f.Type, "beyond the window")
 	case c.peerReset || c.recv.done():
 		return nil
 	}

@@ -59,6 +59,7 @@ type Recovery struct {
 
 	spaces     [Spaces]space
 	sampler    sampler
+	sample     Sample // reused: it is passed to an interface
 	threshold  uint64 // of packets
 	timeNum    int    // the time threshold in eighths
 	firstRTTAt mono.Time
@@ -146,9 +147,10 @@ func (r *Recovery) leaveFlight(sp *space, p *Packet) {
 func (r *Recovery) OnAck(now mono.Time, s SpaceID, f *wire.Frame, delay time.Duration) error {
 	sp := &r.spaces[s]
 	if f.Largest >= sp.next {
-		return &wire.Error{Code: wire.ProtocolViolation, Frame: f.Type, Reason: "acknowledges what was never sent"}
+		return wire.Breach(wire.ProtocolViolation, f.Type, "acknowledges what was never sent")
 	}
-	sample := Sample{Now: now, Prior: r.Inflight}
+	sample := &r.sample
+	*sample = Sample{Now: now, Prior: r.Inflight}
 	r.sampler.begin()
 	spurious := r.ackForgotten(now, s, f)
 	var newest Packet
@@ -159,7 +161,7 @@ func (r *Recovery) OnAck(now mono.Time, s SpaceID, f *wire.Frame, delay time.Dur
 			p := sp.at(pn)
 			switch p.state {
 			case skipped:
-				return &wire.Error{Code: wire.ProtocolViolation, Frame: f.Type, Reason: "acknowledges a number left out"}
+				return wire.Breach(wire.ProtocolViolation, f.Type, "acknowledges a number left out")
 			case settled:
 				continue
 			}
@@ -188,12 +190,12 @@ func (r *Recovery) OnAck(now mono.Time, s SpaceID, f *wire.Frame, delay time.Dur
 		}
 	}
 	sample.CE = r.checkECN(sp, f, &newest)
-	lossSentAt, persistent := r.detectLost(now, s, &sample)
+	lossSentAt, persistent := r.detectLost(now, s, sample)
 	sp.shed()
-	r.sampler.finish(now, r.RTT.Min, &sample)
+	r.sampler.finish(now, r.RTT.Min, sample)
 	sample.InFlight = r.Inflight
 	if sample.Acked > 0 || sample.Lost > 0 || sample.CE {
-		r.CC.OnAck(&sample, &r.RTT, lossSentAt, persistent)
+		r.CC.OnAck(sample, &r.RTT, lossSentAt, persistent)
 	}
 	if spurious != mono.Never {
 		r.CC.OnSpurious(now, spurious)
@@ -370,14 +372,15 @@ func (r *Recovery) OnTimer(now mono.Time) (probe bool, s SpaceID) {
 		if now < at {
 			return false, s
 		}
-		sample := Sample{Now: now, Prior: r.Inflight}
+		sample := &r.sample
+		*sample = Sample{Now: now, Prior: r.Inflight}
 		r.sampler.begin()
-		lossSentAt, persistent := r.detectLost(now, s, &sample)
+		lossSentAt, persistent := r.detectLost(now, s, sample)
 		r.spaces[s].shed()
-		r.sampler.finish(now, r.RTT.Min, &sample)
+		r.sampler.finish(now, r.RTT.Min, sample)
 		sample.InFlight = r.Inflight
 		if sample.Lost > 0 {
-			r.CC.OnAck(&sample, &r.RTT, lossSentAt, persistent)
+			r.CC.OnAck(sample, &r.RTT, lossSentAt, persistent)
 		}
 		return false, s
 	}

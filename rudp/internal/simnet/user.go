@@ -72,6 +72,7 @@ func (h *Host) Use(c *core.Conn, u User) *User {
 	u.buf = make([]byte, max(u.Chunk, u.ReadChunk, 1))
 	c.User = &u
 	h.users = append(h.users, &u)
+	h.world.After(0, func() {}) // the user acts at once
 	return &u
 }
 

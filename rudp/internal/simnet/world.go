@@ -186,7 +186,7 @@ type tracer struct {
 }
 
 func (t tracer) Trace(e *core.Event) {
-	w := t.w; w.dbgEvent(t.side, e)
+	w := t.w
 	for _, v := range [...]uint64{
 		uint64(t.side), uint64(e.At), e.Conn, uint64(e.Kind), uint64(e.Space), e.PN, uint64(e.Size), e.A, e.B, e.C, e.D,
 	} {
@@ -350,5 +350,3 @@ func (w *World) check() {
 		}
 	}
 }
-var dbg bool
-func (w *World) dbgEvent(side byte, e *core.Event) { if dbg { fmt.Printf("%v s%d k%d sp%v pn%d size%d %d %d\n", time.Duration(e.At)-time.Hour, side, e.Kind, e.Space, e.PN, e.Size, e.A, e.B) } }

@@ -37,3 +37,8 @@ type Error struct {
 func (e *Error) Error() string {
 	return fmt.Sprintf("quic error 0x%x (frame 0x%x): %s", e.Code, e.Frame, e.Reason)
 }
+
+// Breach returns an *Error.
+func Breach(code, frame uint64, reason string) error {
+	return &Error{Code: code, Frame: frame, Reason: reason}
+}
