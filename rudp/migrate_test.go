@@ -93,8 +93,7 @@ func TestMigrate_Refusals(t *testing.T) {
 // from another address is dead, so the peer is cut off from the new socket by a relay that knows one client.
 func TestMigrate_DeadPath(t *testing.T) {
 	l := listen(t, serverConfig())
-	r := newRelay(t, l.Addr().(Addr).AddrPort)
-	r.only = true
+	r := newRelay(t, l.Addr().(Addr).AddrPort, true)
 	c, err := Dial(testContext(t), "udp", r.addr().String(), clientConfig())
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Endpoint().Close() })
@@ -139,7 +138,7 @@ func TestMigrate_SocketsClose(t *testing.T) {
 
 func TestStream_NATRebinds(t *testing.T) {
 	l := listen(t, serverConfig())
-	r := newRelay(t, l.Addr().(Addr).AddrPort)
+	r := newRelay(t, l.Addr().(Addr).AddrPort, false)
 	c, err := Dial(testContext(t), "udp", r.addr().String(), clientConfig())
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Endpoint().Close() })
@@ -167,11 +166,11 @@ type relay struct {
 	all    sync.WaitGroup
 }
 
-func newRelay(t *testing.T, server netip.AddrPort) *relay {
+func newRelay(t *testing.T, server netip.AddrPort, only bool) *relay {
 	t.Helper()
 	front, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	require.NoError(t, err)
-	r := &relay{front: front, server: server, back: map[netip.AddrPort]*net.UDPConn{}}
+	r := &relay{front: front, server: server, only: only, back: map[netip.AddrPort]*net.UDPConn{}}
 	_ = front.SetReadBuffer(4 << 20)
 	r.all.Add(1)
 	go r.forward()
