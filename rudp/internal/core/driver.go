@@ -27,12 +27,6 @@ func (e *Endpoint) Settled() bool {
 // Confirmed says whether the handshake is confirmed: RFC 9001, section 4.1.2. Only then a client may migrate.
 func (c *Conn) Confirmed() bool { return c.confirmed }
 
-// Number is the connection's within its endpoint, as in its trace events.
-func (c *Conn) Number() uint64 { return c.number }
-
-// OriginalID is the destination of the client's first packet, by which both sides know the connection.
-func (c *Conn) OriginalID() []byte { return c.odcid.Bytes() }
-
 // Sendable says whether Send has to be asked again before waiting for anything.
 func (e *Endpoint) Sendable() bool { return len(e.replies) > 0 || e.ready.first < len(e.ready.list) }
 
