@@ -1,6 +1,7 @@
 package veloq
 
 import (
+	"iter"
 	"testing"
 
 	"github.com/veloq/veloq/internal/core"
@@ -83,4 +84,42 @@ func BenchmarkTask_SpawnJoin64(b *testing.B) {
 			}
 		}
 	})
+}
+
+// The same by the handle for one worker.
+func BenchmarkTask_SpawnJoinLocal(b *testing.B) {
+	b.ReportAllocs()
+	onWorker(b, func(c *Context) {
+		for b.Loop() {
+			h := SpawnLocal(c, func(*Context) (int, error) { return 1, nil })
+			_, _ = h.Join(c)
+		}
+	})
+}
+
+func BenchmarkTask_SpawnJoinLocal64(b *testing.B) {
+	b.ReportAllocs()
+	onWorker(b, func(c *Context) {
+		var handles [64]*LocalHandle[int]
+		for i := 0; b.Loop(); i++ {
+			handles[i%64] = SpawnLocal(c, func(*Context) (int, error) { return 1, nil })
+			if i%64 == 63 {
+				for _, h := range handles {
+					_, _ = h.Join(c)
+				}
+			}
+		}
+	})
+}
+
+// What the coroutine alone costs, there and back: the floor of all of the above.
+func BenchmarkTask_BareCoroutine(b *testing.B) {
+	next, stop := iter.Pull(func(yield func(struct{}) bool) {
+		for yield(struct{}{}) { //nolint:revive // all it does
+		}
+	})
+	defer stop()
+	for b.Loop() {
+		next()
+	}
 }

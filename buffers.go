@@ -1,11 +1,13 @@
 package veloq
 
-// Receive buffers: a worker's group of provided buffers, and leases on regions of them.
+// Receive buffers: a worker's two groups of provided buffers, one for bytes and one for datagrams, and
+// leases on regions of them.
 
 import (
 	"sync/atomic"
 
 	"github.com/veloq/veloq/internal/core"
+	"github.com/veloq/veloq/internal/debugtag"
 )
 
 // buffer is one provided buffer. The driver fills it from the start; each completion hands out the
@@ -29,13 +31,22 @@ type bufferGroup struct {
 	free    uint32 // offered and not yet used up; worker only
 	// returned is a lock-free stack of buffers whose last lease was released elsewhere.
 	returned atomic.Pointer[buffer]
-	starved  []*Stream // whose receive found no buffer, until some are free again
-	offered  bool      // buffers were offered since the last publish
+	starved  []receiver // whose receive found no buffer, until some are free again
+	spill    func()
+	offered  bool // buffers were offered since the last publish
 }
 
-func (g *bufferGroup) init(w *worker) {
+// A receiver is what takes buffers of a group: a Stream or a Datagram.
+type receiver interface {
+	// unstarve lets it receive again.
+	unstarve()
+}
+
+// init takes the group of that ring; spill is what frees buffers that nobody released.
+func (g *bufferGroup) init(w *worker, ring *core.BufferGroup, spill func()) {
 	g.w = w
-	g.ring = &w.driver.Buffers
+	g.ring = ring
+	g.spill = spill
 	g.buffers = make([]buffer, g.ring.Count)
 	g.free = g.ring.Count
 	for i := range g.buffers {
@@ -63,8 +74,13 @@ func (g *bufferGroup) take(index uint16, n int32, flags uint32) Lease {
 // recycle offers a buffer again that nobody refers to any more. Worker only.
 func (g *bufferGroup) recycle(b *buffer) {
 	b.gen.Add(1)
+	if debugtag.Enabled {
+		poisonBytes(g.ring.Memory(b.index, 0, g.ring.SizeBytes))
+	}
 	b.fill = 0
-	b.refs.Store(1)
+	if b.refs.Load() != 1 {
+		b.refs.Store(1)
+	}
 	g.ring.Offer(b.index)
 	g.offered = true
 	g.free++
@@ -89,7 +105,7 @@ func (g *bufferGroup) reclaim() {
 		return
 	}
 	if g.free == 0 {
-		g.w.spill()
+		g.spill()
 		if g.offered {
 			g.ring.Publish()
 			g.offered = false
@@ -100,9 +116,8 @@ func (g *bufferGroup) reclaim() {
 	}
 	starved := g.starved
 	g.starved = nil
-	for _, s := range starved {
-		s.starving = false
-		s.armRecv()
+	for _, r := range starved {
+		r.unstarve()
 	}
 }
 
@@ -176,15 +191,24 @@ func (l Lease) Slice(from, to int) Lease {
 // its worker by itself. Any goroutine.
 func (l Lease) Release() {
 	b := l.buffer
-	if b == nil || b.gen.Load() != l.gen {
+	if b == nil {
 		return
 	}
-	if b.refs.Add(-1) != 0 {
+	if b.gen.Load() != l.gen {
+		if debugtag.Enabled && !b.group.w.rt.closing.Load() {
+			panic(misuse("lease released again, after its buffer went back", nil))
+		}
 		return
 	}
 	g := b.group
 	if g.w.here() {
-		g.recycle(b)
+		// The only hold needs no locked instruction: nobody else can add one.
+		if b.refs.Load() == 1 || b.refs.Add(-1) == 0 {
+			g.recycle(b)
+		}
+		return
+	}
+	if b.refs.Add(-1) != 0 {
 		return
 	}
 	for {

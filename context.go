@@ -18,10 +18,18 @@ type Context struct {
 	w      *worker
 	t      *task // nil for handlers
 	values context.Context
+	inner  *inner // of a Scope's or Timeout's; nil for a whole task's
 
 	err  atomic.Pointer[error]
 	mu   sync.Mutex // guards the making of done
 	done chan struct{}
+}
+
+// inner is what the Context of a part of a task has more.
+type inner struct {
+	outer *Context   // what it is within
+	scope *TaskScope // whose children end with it
+	bound *bound     // when it ends by itself
 }
 
 var _ context.Context = (*Context)(nil)
@@ -34,12 +42,28 @@ func FromContext(ctx context.Context) (*Context, bool) {
 	return c, ok
 }
 
-// Deadline implements context.Context: a Context has none of its own. Any goroutine.
+// Deadline implements context.Context: the nearest of the Timeouts that the Context, or the scope
+// of its task, is in, and of the context.Context that the task was started with. Any goroutine.
 func (c *Context) Deadline() (deadline time.Time, ok bool) {
-	if c.values != nil {
-		return c.values.Deadline()
+	nearer := func(at time.Time, there bool) {
+		if there && (!ok || at.Before(deadline)) {
+			deadline, ok = at, true
+		}
 	}
-	return time.Time{}, false
+	if c.inner != nil {
+		nearer(c.inner.outer.Deadline())
+		if b := c.inner.bound; b != nil {
+			nearer(b.at, true)
+		}
+		return deadline, ok
+	}
+	if c.t != nil && c.t.scope != nil {
+		nearer(c.t.scope.ctx.Deadline())
+	}
+	if c.values != nil {
+		nearer(c.values.Deadline())
+	}
+	return deadline, ok
 }
 
 // Done returns a channel that is closed when the task is cancelled, its runtime closes, or it ends.
@@ -57,8 +81,8 @@ func (c *Context) Done() <-chan struct{} {
 	return c.done
 }
 
-// Err returns nil until Done is closed, then context.Canceled or ErrClosed (the runtime closed).
-// Any goroutine.
+// Err returns nil until Done is closed, then context.Canceled, ErrClosed (the runtime closed), a
+// *TimeoutError or the error of the context.Context that the task was started with. Any goroutine.
 func (c *Context) Err() error {
 	if err := c.err.Load(); err != nil {
 		return *err
@@ -66,7 +90,7 @@ func (c *Context) Err() error {
 	return nil
 }
 
-// Value returns what the context given to Serve holds for key. Any goroutine.
+// Value returns what the context given to Serve or WithContext holds for key. Any goroutine.
 func (c *Context) Value(key any) any {
 	if key == (contextKey{}) {
 		return c
@@ -83,14 +107,36 @@ func (c *Context) Worker() int { return c.w.id }
 // Runtime returns the runtime. Any goroutine.
 func (c *Context) Runtime() *Runtime { return c.w.rt }
 
-// cancel ends the context and wakes the task, which sees err where it waits. Worker only.
+// cancel ends the context, and those of all that is within it: inner parts of the task, and the
+// children of its scopes. It wakes the task, which sees err where it waits. Worker only.
 func (c *Context) cancel(err error) {
-	if !c.err.CompareAndSwap(nil, &err) {
+	if !c.end(err) || c.t == nil {
 		return
 	}
+	if part := c.t.part; part != nil {
+		for ; part != c; part = part.inner.outer {
+			part.end(err)
+		}
+	}
+	c.w.wake(c.t)
+}
+
+// end is cancel of this one alone, and of the children of its scope.
+func (c *Context) end(err error) bool {
+	if !c.err.CompareAndSwap(nil, &err) {
+		return false
+	}
 	c.closeDone()
-	if c.t != nil {
-		c.w.wake(c.t)
+	if c.inner != nil && c.inner.scope != nil {
+		c.inner.scope.cancelChildren(err)
+	}
+	return true
+}
+
+// cancelUnbegun ends the context of a task that no worker has yet. Any goroutine.
+func (c *Context) cancelUnbegun(err error) {
+	if c.err.CompareAndSwap(nil, &err) {
+		c.closeDone()
 	}
 }
 
@@ -112,9 +158,8 @@ func (c *Context) closeDone() {
 	}
 }
 
-// Yield lets the worker's other tasks have their turn, and its completions after at most 4096 resumes.
-// It returns the Context's Err.
-// Worker only.
+// Yield lets the worker's other tasks have their turn, and its completions after at most 4096
+// resumes. It returns what the Context's Err is then. Worker only.
 func (c *Context) Yield() error {
 	t, err := c.task()
 	if err != nil {
@@ -123,7 +168,7 @@ func (c *Context) Yield() error {
 	t.parked = true
 	c.w.wake(t)
 	t.park()
-	return c.Err()
+	return t.err()
 }
 
 // Sleep parks the task for at least d, to the next tick of the worker's timer wheel (1.05 ms). It
@@ -139,11 +184,11 @@ func (c *Context) Sleep(d time.Duration) error {
 	var s sleeper
 	s.init(c.w, t)
 	c.w.timers.add(&s.timer, c.w.timers.after(d))
-	for !s.fired && c.Err() == nil {
+	for !s.fired && t.err() == nil {
 		t.park()
 	}
 	c.w.timers.remove(&s.timer)
-	return c.Err()
+	return t.err()
 }
 
 // task returns the running task if the caller is it: parking is for the worker's own tasks.
@@ -151,10 +196,19 @@ func (c *Context) task() (*task, error) {
 	if !c.w.here() {
 		return nil, c.w.elsewhere()
 	}
+	return c.taskHere()
+}
+
+// taskHere is task for a caller that is known to be on the worker.
+func (c *Context) taskHere() (*task, error) {
 	if c.t == nil || c.w.running != c.t {
 		return nil, ErrNotTask
 	}
-	if err := c.Err(); err != nil {
+	err := c.Err()
+	if err == nil {
+		err = c.t.err()
+	}
+	if err != nil {
 		c.w.giveWay()
 		return nil, err
 	}

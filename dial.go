@@ -7,23 +7,75 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/veloq/veloq/internal/core"
 )
 
-// Dialer says how connections are made from a worker. The zero value is package net's defaults.
+// Dialer says how connections are made, in all doors. The zero value is package net's defaults.
 type Dialer struct {
 	// Timeout bounds the whole Dial, resolution included; 0 leaves that to the system.
 	Timeout time.Duration
-	// LocalAddr is the address to dial from; nil lets the system choose.
-	LocalAddr *net.TCPAddr
+	// Deadline does too, as a point in time; the earlier of the two holds.
+	Deadline time.Time
+	// LocalAddr is the address to dial from, of the network's type; nil lets the system choose.
+	LocalAddr net.Addr
+	// FallbackDelay is how long the net door waits for IPv6 before it tries IPv4 beside it, RFC 6555:
+	// 0 is 300 ms, negative turns that off. The worker doors try one address after another.
+	FallbackDelay time.Duration
 	// KeepAlive is the keep-alive period: 0 is 15 s, negative turns it off.
 	KeepAlive time.Duration
+	// KeepAliveConfig says more about that, if its Enable is set: KeepAlive is then ignored.
+	KeepAliveConfig net.KeepAliveConfig
+	// Resolver finds the addresses of names; nil is net.DefaultResolver.
+	Resolver *net.Resolver
+	// Control is called between the making of the socket and connect (or bind), with "tcp4" or "tcp6"
+	// (in the net door also "udp4", "udp6", "unix" and so on) and the address; its error ends the
+	// attempt. It must not keep the connection, and on a worker not wait.
+	Control func(network, address string, c syscall.RawConn) error
+	// ControlContext is called instead of Control, with the context of the Dial, on a worker the task's.
+	ControlContext func(ctx context.Context, network, address string, c syscall.RawConn) error
+
+	multipath multipath
 }
 
-// Dial connects to address, as package net takes it, on "tcp", "tcp4" or "tcp6". A name's addresses
-// are tried one after another until one answers. Worker only. Blocks.
+// control calls what is to be called on a socket before it connects.
+func (d *Dialer) control(ctx context.Context, network, address string, fd int32) error {
+	switch {
+	case d.ControlContext != nil:
+		return d.ControlContext(ctx, network, address, rawSocket(fd))
+	case d.Control != nil:
+		return d.Control(network, address, rawSocket(fd))
+	}
+	return nil
+}
+
+// until returns the end of a Dial that begins now; the zero time is none.
+func (d *Dialer) until() time.Time {
+	until := d.Deadline
+	if d.Timeout != 0 {
+		if t := time.Now().Add(d.Timeout); until.IsZero() || t.Before(until) {
+			until = t
+		}
+	}
+	return until
+}
+
+// localTCP returns LocalAddr as what the worker doors dial from.
+func (d *Dialer) localTCP() (*net.TCPAddr, error) {
+	if d.LocalAddr == nil {
+		return nil, nil //nolint:nilnil // none is asked for
+	}
+	local, ok := d.LocalAddr.(*net.TCPAddr)
+	if !ok {
+		return nil, &net.AddrError{Err: "mismatched local address type", Addr: d.LocalAddr.String()}
+	}
+	return local, nil
+}
+
+// Dial connects to address, as package net takes it, on "tcp", "tcp4" or "tcp6", or to a path on "unix",
+// '@' beginning an abstract name. A name's addresses are tried one after another until one answers. Worker only. Blocks.
 func (c *Context) Dial(network, address string) (*Stream, error) {
 	return (&Dialer{}).DialStream(c, network, address)
 }
@@ -37,20 +89,24 @@ func (d *Dialer) DialStream(c *Context, network, address string) (*Stream, error
 	if err != nil {
 		return nil, opError("dial", network, nil, netError(err))
 	}
-	var until time.Time
-	if d.Timeout > 0 {
-		until = time.Now().Add(d.Timeout)
+	until := d.until()
+	if network == networkUnix {
+		return d.dialUnix(t, address, until)
 	}
-	list, err := d.resolve(c, network, address, until)
+	local, err := d.localTCP()
+	var list []netip.AddrPort
 	if err == nil {
-		list, err = d.sameFamily(list)
+		list, err = d.resolve(c, network, address, until)
+	}
+	if err == nil {
+		list, err = sameFamily(local, list)
 	}
 	if err != nil {
 		return nil, opError("dial", network, nil, err)
 	}
 	var first error
 	for _, addr := range list {
-		s, err := d.connect(t, network, addr, until)
+		s, err := d.connect(t, network, local, addr, until)
 		if err == nil {
 			return s, nil
 		}
@@ -74,29 +130,28 @@ func (d *Dialer) resolve(c *Context, network, address string, until time.Time) (
 			ctx, cancel = context.WithDeadline(ctx, until)
 			defer cancel()
 		}
-		return lookup(ctx, network, address)
+		return lookup(ctx, d.Resolver, network, address)
 	})
 }
 
-// sameFamily keeps the addresses that LocalAddr can reach.
-func (d *Dialer) sameFamily(list []netip.AddrPort) ([]netip.AddrPort, error) {
-	if d.LocalAddr == nil || d.LocalAddr.IP == nil || d.LocalAddr.IP.IsUnspecified() {
+// sameFamily keeps the addresses that local can reach.
+func sameFamily(local *net.TCPAddr, list []netip.AddrPort) ([]netip.AddrPort, error) {
+	if local == nil || local.IP == nil || local.IP.IsUnspecified() {
 		return list, nil
 	}
 	family := "tcp6"
-	if d.LocalAddr.IP.To4() != nil {
+	if local.IP.To4() != nil {
 		family = "tcp4"
 	}
 	list, err := suitable(family, "", list)
 	if err != nil {
-		return nil, &net.AddrError{Err: "no suitable address found", Addr: d.LocalAddr.String()}
+		return nil, &net.AddrError{Err: "no suitable address found", Addr: local.String()}
 	}
 	return list, nil
 }
 
 // bindAddr is the local address for a socket of that family: a wildcard is any family's.
-func (d *Dialer) bindAddr(family uint16) core.Addr {
-	local := d.LocalAddr.AddrPort()
+func bindAddr(local netip.AddrPort, family uint16) core.Addr {
 	ip := local.Addr().Unmap()
 	if !ip.IsValid() || ip.IsUnspecified() {
 		ip = netip.IPv6Unspecified()
@@ -107,27 +162,32 @@ func (d *Dialer) bindAddr(family uint16) core.Addr {
 	return coreAddr(netip.AddrPortFrom(ip, local.Port()), family)
 }
 
-// connect tries one address.
-func (d *Dialer) connect(t *task, network string, addr netip.AddrPort, until time.Time) (*Stream, error) {
-	w := t.ctx.w
-	asked := net.TCPAddrFromAddrPort(addr) // what errors name
-	ip := addr.Addr().Unmap()
+// reachable is the address that a dial of ip connects to, and its family: dialing the wildcard means
+// the local host.
+func reachable(network string, ip netip.Addr) (netip.Addr, uint16) {
+	ip = ip.Unmap()
 	if !ip.IsValid() || ip.IsUnspecified() {
-		// Dialing the wildcard means the local host.
-		if network == "tcp6" || (ip.IsValid() && ip.Is6()) {
+		if ipVersion(network) == 6 || (ip.IsValid() && ip.Is6()) {
 			ip = netip.IPv6Loopback()
 		} else {
 			ip = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 		}
 	}
-	addr = netip.AddrPortFrom(ip, addr.Port())
-	family := uint16(core.AF6)
 	if ip.Is4() {
-		family = core.AF4
+		return ip, core.AF4
 	}
+	return ip, core.AF6
+}
+
+// connect tries one address.
+func (d *Dialer) connect(t *task, network string, local *net.TCPAddr, addr netip.AddrPort, until time.Time) (*Stream, error) {
+	w := t.ctx.w
+	asked := net.TCPAddrFromAddrPort(addr) // what errors name
+	ip, family := reachable(network, addr.Addr())
+	addr = netip.AddrPortFrom(ip, addr.Port())
 	var source net.Addr
-	if d.LocalAddr != nil {
-		source = d.LocalAddr
+	if local != nil {
+		source = local
 	}
 	fail := func(call string, err error) error {
 		return &net.OpError{
@@ -136,13 +196,17 @@ func (d *Dialer) connect(t *task, network string, addr netip.AddrPort, until tim
 		}
 	}
 	sc := core.SocketConfig{Flags: core.SocketNoDelay}
-	keepAlive(&sc, d.KeepAlive)
+	keepAlive(&sc, d.KeepAlive, d.KeepAliveConfig)
 	fd, call, err := core.OpenStream(family, &sc)
 	if err != nil {
 		return nil, fail(call.String(), err)
 	}
-	if d.LocalAddr != nil {
-		from := d.bindAddr(family)
+	if err := d.control(&t.ctx, networkOfFamily(family), asked.String(), fd); err != nil {
+		_ = core.CloseSocket(fd)
+		return nil, &net.OpError{Op: "dial", Net: network, Source: source, Addr: asked, Err: err}
+	}
+	if local != nil {
+		from := bindAddr(local.AddrPort(), family)
 		if err := core.Bind(fd, &from); err != nil {
 			_ = core.CloseSocket(fd)
 			return nil, fail("bind", err)
@@ -161,6 +225,66 @@ func (d *Dialer) connect(t *task, network string, addr netip.AddrPort, until tim
 		return nil, fail(core.NameConnect, core.Errno(-res))
 	}
 	return nil, &net.OpError{Op: "dial", Net: network, Source: source, Addr: asked, Err: err}
+}
+
+// unixConnectRetry is the time between two tries to connect to a unix socket whose queue is full.
+const unixConnectRetry = 5 * time.Millisecond
+
+// dialUnix connects to a unix socket.
+func (d *Dialer) dialUnix(t *task, path string, until time.Time) (*Stream, error) {
+	asked := &net.UnixAddr{Name: path, Net: networkUnix}
+	fail := func(call string, err error) error {
+		return d.dialError(networkUnix, asked, os.NewSyscallError(call, sysErr(err)))
+	}
+	to, err := unixAddr(path)
+	if err != nil {
+		return nil, fail(core.NameConnect, err)
+	}
+	local, ok := d.LocalAddr.(*net.UnixAddr)
+	if d.LocalAddr != nil && !ok {
+		return nil, d.dialError(networkUnix, asked, mismatchedLocal(d.LocalAddr))
+	}
+	fd, call, err := core.OpenStream(core.AFUnix, &core.SocketConfig{})
+	if err != nil {
+		return nil, fail(call.String(), err)
+	}
+	if err := d.control(&t.ctx, networkUnix, path, fd); err != nil {
+		_ = core.CloseSocket(fd)
+		return nil, d.dialError(networkUnix, asked, err)
+	}
+	if local != nil {
+		from, err := unixAddr(local.Name)
+		if err == nil {
+			err = core.Bind(fd, &from)
+		}
+		if err != nil {
+			_ = core.CloseSocket(fd)
+			return nil, fail("bind", err)
+		}
+	}
+	s := t.ctx.w.newStream(fd, networkUnix)
+	res, err := s.awaitConnect(t, &to, until)
+	for err == nil && res == -core.ErrnoAGAIN {
+		// The listener's queue is full, and nothing tells when it is not.
+		switch {
+		case !until.IsZero() && !time.Now().Before(until):
+			err = os.ErrDeadlineExceeded
+		case t.ctx.Sleep(unixConnectRetry) != nil:
+			err = netError(t.err())
+		default:
+			res, err = s.awaitConnect(t, &to, until)
+		}
+	}
+	if err == nil && res == 0 {
+		s.addrPair().remote = asked
+		s.armRecv()
+		return s, nil
+	}
+	s.close(nil)
+	if err == nil {
+		return nil, fail(core.NameConnect, core.Errno(-res))
+	}
+	return nil, d.dialError(networkUnix, asked, err)
 }
 
 // A connecting stream keeps here what its connect needs.
@@ -198,7 +322,7 @@ func (s *Stream) awaitConnect(t *task, to *core.Addr, until time.Time) (res int3
 	cancelled := false
 	for !state.done {
 		t.park()
-		if !state.done && !cancelled && (timeout.fired || t.ctx.Err() != nil || s.closed) {
+		if !state.done && !cancelled && (timeout.fired || t.err() != nil || s.closed) {
 			cancelled = true
 			s.w.stageCancel(opConnect, s.slot)
 		}
@@ -207,8 +331,8 @@ func (s *Stream) awaitConnect(t *task, to *core.Addr, until time.Time) (res int3
 	switch {
 	case state.res == 0:
 		return 0, nil
-	case t.ctx.Err() != nil:
-		return 0, netError(t.ctx.Err())
+	case t.err() != nil:
+		return 0, netError(t.err())
 	case timeout.fired:
 		return 0, os.ErrDeadlineExceeded
 	}
@@ -224,36 +348,19 @@ func (s *Stream) onConnect(res int32) {
 	}
 }
 
-// offload runs fn on a goroutine of its own and parks the task until it returns, or the task is
+// offload has fn called by the blocking pool and parks the task until it returns, or the task is
 // cancelled: then fn's ctx is, and its result is dropped.
 func offload[T any](c *Context, fn func(ctx context.Context) (T, error)) (T, error) {
-	t, err := c.task()
-	if err != nil {
-		var zero T
+	var zero T
+	if _, err := c.task(); err != nil {
 		return zero, netError(err)
 	}
-	type outcome struct {
-		done   bool
-		result T
-		err    error
-	}
-	out := &outcome{}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	w := c.w
-	go func() {
-		result, err := fn(ctx)
-		w.post(&note{do: func(w *worker) {
-			out.done, out.result, out.err = true, result, err
-			w.wake(t)
-		}})
-	}()
-	for !out.done {
-		if err := c.Err(); err != nil {
-			var zero T
+	h := SpawnBlocking(c, fn)
+	if !h.done.finished() {
+		if err := waitFor(c, h); err != nil {
+			h.Cancel()
 			return zero, netError(err)
 		}
-		t.park()
 	}
-	return out.result, out.err
+	return h.take()
 }

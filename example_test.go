@@ -12,6 +12,7 @@ import (
 	"io"
 	"log"
 	"net"
+	"net/http"
 	"os"
 	"time"
 
@@ -109,7 +110,8 @@ func Example_handlerServer() {
 	// served: <nil>
 }
 
-// Tasks are spawned from anywhere by the Runtime, and on the same worker by a task's Context. A task
+// Tasks are spawned from anywhere by the Runtime, and by a task's Context for its worker or one without
+// work. A task
 // joins by Join, which parks it; a goroutine by Wait, which blocks it.
 func ExampleSpawn() {
 	rt, err := veloq.New(veloq.Config{})
@@ -234,4 +236,173 @@ func ExampleStream_SetReadDeadline() {
 	// Output:
 	// timed out: true
 	// late <nil>
+}
+
+// A scope's tasks end before it does: the first failure cancels the others, and Scope returns it.
+func ExampleScope() {
+	rt, err := veloq.New(veloq.Config{Workers: 2})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rt.Close()
+	work := veloq.Spawn(rt, func(c *veloq.Context) (int, error) {
+		var left, right *veloq.JoinHandle[int]
+		err := veloq.Scope(c, func(s *veloq.TaskScope) error {
+			left = veloq.SpawnTo(s, 0, func(*veloq.Context) (int, error) { return 20, nil })
+			right = veloq.SpawnTo(s, 1, func(*veloq.Context) (int, error) { return 22, nil })
+			return nil
+		})
+		if err != nil {
+			return 0, err
+		}
+		l, _, _ := left.TryResult()
+		r, _, _ := right.TryResult()
+		fmt.Println("both:", l+r)
+		err = veloq.Scope(c, func(s *veloq.TaskScope) error {
+			_ = s.Go(func(c *veloq.Context) error { return c.Sleep(time.Hour) })
+			_ = s.Go(func(*veloq.Context) error { return errors.New("one fails") })
+			return nil
+		})
+		return 0, err
+	})
+	fmt.Println(work.Wait(context.Background()))
+	// Output:
+	// both: 42
+	// 0 one fails
+}
+
+// Timeout bounds everything that a part of a task waits for.
+func ExampleTimeout() {
+	rt, err := veloq.New(veloq.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rt.Close()
+	work := veloq.Spawn(rt, func(c *veloq.Context) (string, error) {
+		replies := veloq.NewChan[string](1)
+		err := veloq.Timeout(c, 10*time.Millisecond, func(c *veloq.Context) error {
+			_, err := replies.Recv(c)
+			return err
+		})
+		return "no reply", err
+	})
+	fmt.Println(work.Wait(context.Background()))
+	// Output: no reply veloq: timed out after 10ms
+}
+
+// Select takes the first that is ready: here a value, before the time is over.
+func ExampleSelect() {
+	rt, err := veloq.New(veloq.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rt.Close()
+	numbers := veloq.NewChan[int](8)
+	work := veloq.Spawn(rt, func(c *veloq.Context) (int, error) {
+		n := 0
+		i, err := veloq.Select(c, numbers.RecvCase(&n), c.After(time.Hour))
+		if i == 1 {
+			return 0, os.ErrDeadlineExceeded
+		}
+		return n, err
+	})
+	_ = numbers.Send(context.Background(), 7) // a goroutine
+	fmt.Println(work.Wait(context.Background()))
+	// Output: 7 <nil>
+}
+
+// SpawnBlocking has calls that block made elsewhere: the worker goes on.
+func ExampleSpawnBlocking() {
+	rt, err := veloq.New(veloq.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rt.Close()
+	work := veloq.Spawn(rt, func(c *veloq.Context) (bool, error) {
+		file := veloq.SpawnBlocking(c, func(context.Context) ([]byte, error) { return os.ReadFile("go.mod") })
+		text, err := file.Join(c)
+		return len(text) > 0, err
+	})
+	fmt.Println(work.Wait(context.Background()))
+	// Output: true <nil>
+}
+
+// Package net's own server, unchanged, over a listener of the net door.
+func ExampleListen() {
+	addr := freeAddr()
+	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "hello")
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	go func() {
+		defer stop()
+		fmt.Println(visit("http://" + addr))
+	}()
+
+	ln, err := veloq.Listen("tcp", addr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	srv := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
+	context.AfterFunc(ctx, func() { _ = srv.Close() })
+	err = srv.Serve(ln)
+	fmt.Println(err)
+	// Output:
+	// hello
+	// http: Server closed
+}
+
+// visit gets a page from a server which may be about to start.
+func visit(url string) string {
+	resp, err := http.Get(url)
+	for err != nil {
+		time.Sleep(time.Millisecond)
+		resp, err = http.Get(url)
+	}
+	defer http.DefaultClient.CloseIdleConnections()
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err.Error()
+	}
+	return string(body)
+}
+
+type pongs struct{ veloq.DatagramHandlerBase }
+
+func (pongs) OnPackets(_ *veloq.Context, d *veloq.Datagram, ps []veloq.Packet) {
+	for i := range ps {
+		_ = d.SendTo(append([]byte("pong to "), ps[i].Data.Bytes()...), ps[i].From)
+	}
+}
+
+// Datagrams: a handler that answers, and a task that asks.
+func ExampleListenConfig_StartDatagramHandler() {
+	rt, err := veloq.New(veloq.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rt.Close()
+	server, err := (&veloq.ListenConfig{}).StartDatagramHandler(context.Background(), rt, "udp", "127.0.0.1:0", pongs{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	client := veloq.Spawn(rt, func(c *veloq.Context) (string, error) {
+		d, err := c.DialDatagram("udp", server.Addr().String())
+		if err != nil {
+			return "", err
+		}
+		defer d.Close()
+		if err := d.Send([]byte("ping")); err != nil {
+			return "", err
+		}
+		p, err := d.Recv()
+		if err != nil {
+			return "", err
+		}
+		defer p.Release()
+		return string(p.Data.Bytes()), nil
+	})
+	fmt.Println(client.Wait(context.Background())) // pong to ping <nil>
 }

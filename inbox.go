@@ -12,7 +12,7 @@ type note struct {
 	next   *note
 	start  *task
 	wake   *task
-	cancel *task
+	cancel *task // by its own handle
 	do     func(*worker)
 }
 
@@ -60,12 +60,14 @@ func (w *worker) post(n *note) bool {
 	return true
 }
 
-// knock wakes the worker if it sleeps.
-func (w *worker) knock() {
-	if w.driver.Doorbell.Claim() {
-		w.wakes.Add(1)
-		w.driver.Doorbell.Ring()
+// knock wakes the worker if it sleeps, and reports whether it did.
+func (w *worker) knock() bool {
+	if !w.driver.Doorbell.Claim() {
+		return false
 	}
+	w.wakes.Add(1)
+	w.driver.Doorbell.Ring()
+	return true
 }
 
 // postStart is post for a new task, of which only so many may wait.
@@ -81,20 +83,39 @@ func (w *worker) postStart(t *task) error {
 	return nil
 }
 
+// takeNotes returns what is left of the notes that were taken before, or new ones.
+func (w *worker) takeNotes() *note {
+	if n := w.inboxRest; n != nil {
+		w.inboxRest = nil
+		return n
+	}
+	return w.inbox.takeAll()
+}
+
 // drainInbox carries out what goroutines posted.
 func (w *worker) drainInbox() {
-	for n := w.inbox.takeAll(); n != nil; n = n.next {
-		switch {
+	n := w.takeNotes()
+	for range notesPerTurn {
+		if n == nil {
+			return
+		}
+		now := n
+		n = n.next // before now is carried out, which may post it again
+		switch n := now; {
 		case n.start != nil:
 			w.inbox.starts.Add(-1)
 			w.arrive(n.start)
 		case n.wake != nil:
 			w.wake(n.wake)
 		case n.cancel != nil:
+			n.cancel.dropped.Store(true)
 			n.cancel.ctx.cancel(context.Canceled)
 		case n.do != nil:
 			n.do(w)
 		}
+	}
+	if w.inboxRest = n; n != nil {
+		w.stats.budgetInbox++
 	}
 }
 
@@ -104,8 +125,7 @@ func (w *worker) arrive(t *task) {
 		t.failure = ErrClosed
 		t.ended = true
 		w.load.Add(-1)
-		t.ctx.finish()
-		t.done.finish(w)
+		w.tellEnd(t)
 		return
 	}
 	w.start(t)

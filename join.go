@@ -5,39 +5,59 @@ package veloq
 import (
 	"context"
 	"runtime"
+	"sync"
 	"sync/atomic"
+
+	"github.com/veloq/veloq/internal/debugtag"
+	"github.com/veloq/veloq/internal/gid"
 )
 
-// A Spawner starts tasks: *Context (on its own worker, and for its tasks) and *Runtime (any
-// goroutine).
+// A Spawner starts tasks: *Context (on its own worker, and for its tasks), *TaskScope (the same, and
+// they end with the scope), *Runtime (any goroutine), and what WithContext makes of one of these.
 type Spawner interface {
 	// submit hands t to a worker, or to one of its choice where target is anyWorker. After an error
 	// the task never runs.
 	submit(t *task, target int) error
+	// lend hands a call to the blocking pool. After an error it is never made.
+	lend(job *blockingJob) error
 }
 
-const anyWorker = -1
+// Targets that are no worker's index.
+const (
+	anyWorker     = -1 // the Context's own; the Runtime's choice
+	invalidWorker = -2
+	someWorker    = -3 // as anyWorker, but another one may steal the task before it begins
+	leastWorker   = -4 // the less loaded of two
+)
 
 // JoinHandle is a spawned task's result to come.
 type JoinHandle[T any] struct {
 	task
+	done   joinState
 	fn     func(*Context) (T, error)
 	result T
 	err    error
-	// lost holds a panic until somebody joins; see panicked.
-	lost atomic.Pointer[PanicError]
 }
 
-// Spawn starts fn as a task: on the worker of s where s is a *Context, on a worker of the runtime's
-// choice where s is a *Runtime. A task that can't be started (runtime closed, inbox full) is joined
-// with that error at once.
+// Spawn starts fn as a task. Where s is a *Context it waits on that worker for its turn, and until it
+// begins a worker without work may take it: fn must not use what lives on the caller's worker, such as
+// its streams; SpawnLocal, Go and scopes are for that. Where s is a *TaskScope it stays on its worker,
+// where s is a *Runtime it is SpawnBalanced. A task that can't be started is joined with the reason at
+// once: ErrClosed, ErrFull (the inbox), ErrNoWorker, ErrScopeEnded, or the scope's Context's error.
 //
 // A panic in fn ends that task alone and is carried to who joins it, as a *PanicError. If the handle
 // is dropped without a join, the panic goes to Config.OnPanic when the collector finds it.
 //
-// With a *Context: Worker only. With a *Runtime: Any goroutine.
+// With a *Context or *TaskScope: Worker only. With a *Runtime: Any goroutine.
 func Spawn[T any](s Spawner, fn func(*Context) (T, error)) *JoinHandle[T] {
-	return spawn(s, anyWorker, fn)
+	return spawn(s, someWorker, fn)
+}
+
+// SpawnBalanced is Spawn on the less loaded of two workers taken at random, by the tasks and streams
+// that each has: the busiest is then close to the mean without anyone looking at all of them. From a
+// task it goes over the mesh. With a *Context: Worker only. With a *Runtime: Any goroutine.
+func SpawnBalanced[T any](s Spawner, fn func(*Context) (T, error)) *JoinHandle[T] {
+	return spawn(s, leastWorker, fn)
 }
 
 // SpawnTo is Spawn on the worker of that index. From a task it goes over the mesh.
@@ -48,11 +68,9 @@ func SpawnTo[T any](s Spawner, worker int, fn func(*Context) (T, error)) *JoinHa
 	return spawn(s, worker, fn)
 }
 
-const invalidWorker = -2
-
-// Go starts fn as a task that nobody joins: a panic goes to Config.OnPanic at once, whose default
+// Go starts fn as a task that nobody joins, on the worker of s where s is a *Context: a panic goes to Config.OnPanic at once, whose default
 // crashes the program, as a goroutine's panic does. The error is that of a task that could not be
-// started. With a *Context: Worker only. With a *Runtime: Any goroutine.
+// started. With a *Context or *TaskScope: Worker only. With a *Runtime: Any goroutine.
 func Go(s Spawner, fn func(*Context)) error {
 	t := newDetached(fn)
 	return s.submit(t, anyWorker)
@@ -62,6 +80,9 @@ func spawn[T any](s Spawner, target int, fn func(*Context) (T, error)) *JoinHand
 	h := &JoinHandle[T]{fn: fn}
 	h.self = h
 	h.ctx.t = &h.task
+	if debugtag.Enabled {
+		h.noteCreation()
+	}
 	if err := s.submit(&h.task, target); err != nil {
 		h.err = err
 		h.ctx.finish()
@@ -74,9 +95,13 @@ func (h *JoinHandle[T]) runTask(c *Context) {
 	h.result, h.err = h.fn(c)
 }
 
+// tellJoiners implements joinable.
+func (h *JoinHandle[T]) tellJoiners(from *worker) { h.done.finish(from) }
+
+func (h *JoinHandle[T]) outcome() error { return h.err }
+
 // panicked keeps the panic for a join; should the handle become garbage first, it is reported.
 func (h *JoinHandle[T]) panicked(rt *Runtime, failure *PanicError) {
-	h.lost.Store(failure)
 	joined := &atomic.Bool{}
 	h.done.joined = joined
 	runtime.AddCleanup(h, func(joined *atomic.Bool) {
@@ -90,51 +115,44 @@ func (h *JoinHandle[T]) panicked(rt *Runtime, failure *PanicError) {
 // task's own, a *PanicError, ErrGoexit, or the caller's Context's Err, which leaves the other one
 // running. Worker only. Blocks.
 func (h *JoinHandle[T]) Join(c *Context) (T, error) {
+	var zero T
 	t, err := c.task()
 	if err != nil {
-		var zero T
 		return zero, err
 	}
 	if t == &h.task {
-		var zero T
 		return zero, ErrJoinSelf
 	}
-	// A finisher on this worker is through with the waiter when it shows: then t's own will do.
-	wt := &t.wait
-	if t.waiting || h.ctx.w != c.w {
-		wt = &waiter{}
-	}
-	wt.w, wt.t = c.w, t
-	t.waiting = t.waiting || wt == &t.wait
-	if h.done.await(wt) {
-		for !h.done.finished() {
-			if err := c.Err(); err != nil {
-				var zero T
-				return zero, err // still registered: t.waiting stays
-			}
-			t.park()
+	if !h.done.finished() {
+		if err := waitAs(c, c.w, t, h); err != nil {
+			return zero, err
 		}
-	}
-	if wt == &t.wait {
-		t.waiting = false
 	}
 	return h.take()
 }
 
-// Wait is Join for goroutines: it blocks until the task has ended or ctx is done. Never from a task,
-// whose worker it would block. Any goroutine. Blocks.
+// Wait is Join for goroutines: it blocks until the task has ended or ctx is done. A task waits as in Join
+// if ctx is its Context or derived from it, and gets ErrNotTask otherwise. Any goroutine. Blocks.
 func (h *JoinHandle[T]) Wait(ctx context.Context) (T, error) {
-	ended := make(chan struct{})
-	if h.done.await(&waiter{ended: ended}) {
-		select {
-		case <-ended:
-		case <-ctx.Done():
+	if !h.done.finished() {
+		if err := waitFor(ctx, h); err != nil {
 			var zero T
-			return zero, ctx.Err()
+			return zero, err
 		}
 	}
 	return h.take()
 }
+
+// begin implements Case: ready when the task has ended. TryResult has its result then.
+func (h *JoinHandle[T]) begin(_ *worker, p *place) (bool, error) {
+	return h.done.begin(p), nil
+}
+
+// leave implements Case.
+func (h *JoinHandle[T]) leave(p *place) { h.done.leave(p) }
+
+// undo implements Case.
+func (h *JoinHandle[T]) undo(*place) {}
 
 // TryResult returns the result if the task has ended. Any goroutine.
 func (h *JoinHandle[T]) TryResult() (result T, err error, ok bool) { //nolint:revive // ok is last
@@ -146,17 +164,36 @@ func (h *JoinHandle[T]) TryResult() (result T, err error, ok bool) { //nolint:re
 }
 
 // Cancel cancels the task's Context: wherever it waits, it gets context.Canceled. Kernel operations
-// that it waits for are cancelled. It returns at once. Any goroutine.
+// that it waits for are cancelled. A call in the blocking pool that has not begun is dropped, one that
+// runs has its ctx cancelled. It returns at once. Any goroutine.
 func (h *JoinHandle[T]) Cancel() {
-	w := h.ctx.w
-	if w == nil || h.done.finished() {
+	if h.done.finished() {
 		return
 	}
-	if w.here() && h.ctx.w == w {
-		h.ctx.cancel(context.Canceled)
+	if h.blocking != nil {
+		h.blocking.cancel(context.Canceled, true)
 		return
 	}
-	w.post(&note{cancel: &h.task})
+	cancelTask(&h.task)
+}
+
+// cancelTask cancels a task on its handle's behalf. Any goroutine.
+func cancelTask(t *task) {
+	w := t.owner.Load()
+	switch {
+	case w == nil:
+		// It has not begun. Should it do so right now, it has an owner after this, and may have parked.
+		t.dropped.Store(true)
+		t.ctx.cancelUnbegun(context.Canceled)
+		if w := t.owner.Load(); w != nil {
+			w.post(&note{wake: t})
+		}
+	case gid.Supported && w.here():
+		t.dropped.Store(true)
+		t.ctx.cancel(context.Canceled)
+	default:
+		w.post(&note{cancel: t})
+	}
 }
 
 func (h *JoinHandle[T]) take() (T, error) {
@@ -181,6 +218,9 @@ func newDetached(fn func(*Context)) *task {
 	d.self = d
 	d.ctx.t = &d.task
 	d.task.detached = true
+	if debugtag.Enabled {
+		d.noteCreation()
+	}
 	return &d.task
 }
 
@@ -190,49 +230,49 @@ func (d *detached) panicked(rt *Runtime, failure *PanicError) { rt.reportPanic(f
 
 // joinState goes once from waiting to finished; the waiters hang on it until then.
 type joinState struct {
-	head   atomic.Pointer[waiter] // &finishedMark once finished
-	joined *atomic.Bool           // set by the first join of a panicked task
+	ended   atomic.Bool // after the result is written: release, pairs with finished's acquire
+	mu      sync.Mutex  // guards waiting, and ended's change
+	waiting waitQueue
+	joined  *atomic.Bool // set by the first join of a panicked task
 }
 
-var finishedMark waiter
-
-// A waiter is one task or goroutine that waits for a task's end.
-type waiter struct {
-	w     *worker
-	t     *task
-	ended chan struct{}
-	next  *waiter
-}
-
-func (s *joinState) finished() bool { return s.head.Load() == &finishedMark }
-
-// await registers wt, unless the task has finished already. Any goroutine.
-func (s *joinState) await(wt *waiter) bool {
-	for {
-		head := s.head.Load()
-		if head == &finishedMark {
-			return false
-		}
-		wt.next = head
-		if s.head.CompareAndSwap(head, wt) {
-			return true
-		}
-	}
-}
+func (s *joinState) finished() bool { return s.ended.Load() }
 
 // finish wakes every waiter. from is the worker that calls, nil from elsewhere.
 func (s *joinState) finish(from *worker) {
-	wt := s.head.Swap(&finishedMark)
-	for wt != nil {
-		next := wt.next
-		switch {
-		case wt.t == nil:
-			close(wt.ended)
-		case wt.w == from:
-			from.wake(wt.t)
-		default:
-			wt.w.send(from, message{kind: messageWake, t: wt.t})
-		}
-		wt = next
+	s.mu.Lock()
+	s.ended.Store(true)
+	var first waiter
+	var others []waiter
+	if p := s.waiting.claimFirst(); p != nil {
+		first = p.by.waiter
+		others = s.waiting.claimAll(nil)
 	}
+	s.mu.Unlock()
+	first.wake(from)
+	wakeAll(others, from)
+}
+
+func (s *joinState) begin(p *place) bool {
+	if s.finished() {
+		return p == nil || p.claim()
+	}
+	if p == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.finished() {
+		return p.claim()
+	}
+	if p.by.won.Load() == 0 {
+		s.waiting.push(p)
+	}
+	return false
+}
+
+func (s *joinState) leave(p *place) {
+	s.mu.Lock()
+	s.waiting.remove(p)
+	s.mu.Unlock()
 }

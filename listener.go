@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -25,15 +26,16 @@ const (
 	acceptBackoffMax = time.Second
 )
 
-// Listener accepts TCP connections on one worker. Its methods are Worker only.
+// Listener accepts connections of TCP or of a unix socket on one worker. Its methods are Worker only.
 type Listener struct {
 	retry   wheel.Timer // first: fireRetry finds the listener by its address
 	w       *worker
 	slot    uint64
 	fd      int32
 	network string
-	addr    *net.TCPAddr
+	addr    net.Addr
 	server  *Server // takes the connections, instead of Accept
+	unlink  string  // the path to be removed at the close, "" for none
 
 	armed    bool
 	cancel   bool
@@ -45,11 +47,17 @@ type Listener struct {
 	err      error
 }
 
-// ListenConfig says how a listener and its connections are made. The zero value is package net's
-// defaults.
+// ListenConfig says how a listener and its connections are made, in all doors. The zero value is package
+// net's defaults.
 type ListenConfig struct {
+	// Control is called between the making of the socket and bind, with "tcp4" or "tcp6" (in the net
+	// door also "udp4", "udp6", "unix" and so on) and the address, on a goroutine of the caller's or,
+	// for a server, any; its error ends the listening. It must not keep the connection.
+	Control func(network, address string, c syscall.RawConn) error
 	// KeepAlive is the keep-alive period of accepted connections: 0 is 15 s, negative turns it off.
 	KeepAlive time.Duration
+	// KeepAliveConfig says more about that, if its Enable is set: KeepAlive is then ignored.
+	KeepAliveConfig net.KeepAliveConfig
 	// Backlog is the length of the kernel's accept queue; 0 is the longest the system allows.
 	Backlog int
 	// ReusePort sets SO_REUSEPORT, socket(7): several listeners share the port. Windows has no such
@@ -62,9 +70,14 @@ type ListenConfig struct {
 	ReadBuffer, WriteBuffer int
 	// Accept says how a server's connections reach the workers.
 	Accept AcceptMode
+	// Balancer chooses the worker of each connection, of one listening socket: Accept is then
+	// AcceptSpread. The default, nil, leaves it to Accept. A panic in it crashes the program.
+	Balancer Balancer
 	// MaxConns bounds a server's open connections on each worker; 0 leaves that to RLIMIT_NOFILE.
 	// At the bound further ones wait in the kernel's accept queue.
 	MaxConns int
+
+	multipath multipath
 }
 
 // DualStack says whether a wildcard listener serves both IP versions.
@@ -101,26 +114,37 @@ func (lc *ListenConfig) socketConfig() core.SocketConfig {
 	if lc.ReusePort {
 		sc.Flags |= core.SocketReusePort
 	}
-	keepAlive(&sc, lc.KeepAlive)
+	keepAlive(&sc, lc.KeepAlive, lc.KeepAliveConfig)
 	return sc
 }
 
-func keepAlive(sc *core.SocketConfig, period time.Duration) {
-	if period < 0 {
-		return
+// keepAlive takes a KeepAlive and a KeepAliveConfig, which package net's Dialer has too.
+func keepAlive(sc *core.SocketConfig, period time.Duration, config net.KeepAliveConfig) {
+	if !config.Enable {
+		if period < 0 {
+			return
+		}
+		config = net.KeepAliveConfig{Idle: period, Interval: period}
 	}
-	if period == 0 {
-		period = defaultKeepAlive
+	seconds := func(d time.Duration) int32 {
+		switch {
+		case d == 0:
+			d = defaultKeepAlive
+		case d < 0:
+			return 0 // as it is
+		}
+		return int32((d + time.Second - 1) / time.Second)
 	}
-	secs := int32((period + time.Second - 1) / time.Second)
 	sc.Flags |= core.SocketKeepAlive
-	sc.KeepIdleS, sc.KeepIntervalS = secs, secs
+	sc.KeepIdleS, sc.KeepIntervalS = seconds(config.Idle), seconds(config.Interval)
+	sc.KeepCount = int32(max(config.Count, 0))
 }
 
-// open makes a listening socket on addr; share lets later ones have the port too. Any goroutine.
-func (lc *ListenConfig) open(network string, addr netip.AddrPort, share bool) (int32, *net.TCPAddr, error) {
-	ip := addr.Addr().Unmap()
-	family, v6 := listenFamily(network, addr)
+// familyFor says of which family a socket for addr is made, and with which flags, and completes the
+// address.
+func (lc *ListenConfig) familyFor(network string, addr netip.AddrPort) (family uint16, v6 uint32, ip netip.Addr, err error) {
+	ip = addr.Addr().Unmap()
+	family, v6 = listenFamily(network, addr)
 	switch {
 	case family != core.AF6 || lc.DualStack == DualStackAuto:
 	case lc.DualStack == DualStackOn:
@@ -138,26 +162,45 @@ func (lc *ListenConfig) open(network string, addr netip.AddrPort, share bool) (i
 		ip = netip.IPv6Unspecified()
 	}
 	if family == core.AF4 && !ip.Is4() {
-		return -1, nil, &net.AddrError{Err: "no suitable address found", Addr: addr.String()}
+		return 0, 0, ip, &net.AddrError{Err: "no suitable address found", Addr: addr.String()}
 	}
+	return family, v6, ip, nil
+}
+
+// open makes a listening socket on addr; share lets later ones have the port too. Any goroutine.
+func (lc *ListenConfig) open(network string, addr netip.AddrPort, share bool) (int32, *net.TCPAddr, error) {
+	family, v6, ip, err := lc.familyFor(network, addr)
+	if err != nil {
+		return -1, nil, err
+	}
+	asked := net.TCPAddrFromAddrPort(addr)
 	addr = netip.AddrPortFrom(ip, addr.Port())
 	sc := lc.socketConfig()
 	sc.Flags |= v6
-	backlog := int32(lc.Backlog)
-	if backlog <= 0 {
-		backlog = core.BacklogMax()
-	}
 	fd, call, err := core.OpenStream(family, &sc)
 	if err != nil {
 		return -1, nil, os.NewSyscallError(call.String(), sysErr(err))
 	}
+	if lc.Control != nil {
+		if err := lc.Control(networkOfFamily(family), asked.String(), rawSocket(fd)); err != nil {
+			_ = core.CloseSocket(fd)
+			return -1, nil, err
+		}
+	}
 	at := coreAddr(addr, family)
-	bound, call, err := bindAndListen(fd, &at, backlog, share)
+	bound, call, err := bindAndListen(fd, &at, lc.backlog(), share)
 	if err != nil {
 		_ = core.CloseSocket(fd)
 		return -1, nil, os.NewSyscallError(call.String(), sysErr(err))
 	}
 	return fd, tcpAddr(&bound), nil
+}
+
+func (lc *ListenConfig) backlog() int32 {
+	if lc.Backlog > 0 {
+		return int32(lc.Backlog)
+	}
+	return core.BacklogMax()
 }
 
 // bindAndListen shares the port with sockets bound later if share is set, but not with earlier ones:
@@ -180,6 +223,11 @@ func resolveListen(ctx context.Context, network, address string) (netip.AddrPort
 	if err := checkNetwork(network); err != nil {
 		return netip.AddrPort{}, opError("listen", network, nil, err)
 	}
+	return resolveIP(ctx, network, address)
+}
+
+// resolveIP is resolveListen for a network of IP that is known.
+func resolveIP(ctx context.Context, network, address string) (netip.AddrPort, error) {
 	if address == "" {
 		return netip.AddrPort{}, nil
 	}
@@ -190,7 +238,7 @@ func resolveListen(ctx context.Context, network, address string) (netip.AddrPort
 		}
 		return list[0], nil
 	}
-	list, err := lookup(ctx, network, address)
+	list, err := lookup(ctx, nil, network, address)
 	if err != nil {
 		return netip.AddrPort{}, opError("listen", network, nil, err)
 	}
@@ -199,20 +247,62 @@ func resolveListen(ctx context.Context, network, address string) (netip.AddrPort
 
 // listenError is what a failed listen on addr returns.
 func listenError(network string, addr netip.AddrPort, err error) error {
-	var at net.Addr
+	var at *net.TCPAddr
 	switch ip := addr.Addr(); {
 	case !ip.IsValid():
 		at = &net.TCPAddr{Port: int(addr.Port())}
-	case ip == netip.IPv6Unspecified() && network == "tcp":
+	case ip == netip.IPv6Unspecified() && ipVersion(network) == 0:
 		at = &net.TCPAddr{IP: net.IPv4zero, Port: int(addr.Port())} // as package net has it
 	default:
 		at = net.TCPAddrFromAddrPort(addr)
 	}
+	if network[0] == 'u' {
+		return opError("listen", network, (*net.UDPAddr)(at), err)
+	}
 	return opError("listen", network, at, err)
 }
 
+// openUnix makes a listening unix socket on path. Any goroutine.
+func (lc *ListenConfig) openUnix(path string) (int32, net.Addr, error) {
+	fail := func(call string, err error) (int32, net.Addr, error) {
+		return -1, nil, opError("listen", networkUnix, &net.UnixAddr{Name: path, Net: networkUnix},
+			os.NewSyscallError(call, sysErr(err)))
+	}
+	at, err := unixAddr(path)
+	if err != nil {
+		return fail("bind", err)
+	}
+	sc := core.SocketConfig{ReceiveBufferBytes: int32(lc.ReadBuffer), SendBufferBytes: int32(lc.WriteBuffer)}
+	fd, call, err := core.OpenStream(core.AFUnix, &sc)
+	if err != nil {
+		return fail(call.String(), err)
+	}
+	bound, call, err := core.Listen(fd, &at, lc.backlog())
+	if err != nil {
+		_ = core.CloseSocket(fd)
+		return fail(call.String(), err)
+	}
+	return fd, streamAddr(&bound), nil
+}
+
+// unlinkPath is what closing a listener on addr removes: the path of a unix socket, "" for others and
+// for abstract names.
+func unlinkPath(addr net.Addr) string {
+	if a, ok := addr.(*net.UnixAddr); ok && a.Name != "" && a.Name[0] != '@' {
+		return a.Name
+	}
+	return ""
+}
+
+// removePath removes what bind(2) made of a unix path, "" being none.
+func removePath(path string) {
+	if path != "" {
+		_ = os.Remove(path)
+	}
+}
+
 // Listen listens on the worker of the task: "tcp", "tcp4" or "tcp6", and an address as package net
-// takes it. A host name is resolved without blocking the worker. Worker only. Blocks (for a name).
+// takes it, or "unix" and a path, '@' beginning an abstract name. A host name is resolved without blocking the worker. Worker only. Blocks (for a name).
 func (c *Context) Listen(network, address string) (*Listener, error) {
 	return (&ListenConfig{}).ListenStream(c, network, address)
 }
@@ -221,6 +311,9 @@ func (c *Context) Listen(network, address string) (*Listener, error) {
 func (lc *ListenConfig) ListenStream(c *Context, network, address string) (*Listener, error) {
 	if !c.w.here() {
 		return nil, opError("listen", network, nil, c.w.elsewhere())
+	}
+	if network == networkUnix && checkNetwork(network) == nil {
+		return lc.listenUnix(c.w, address)
 	}
 	var addr netip.AddrPort
 	var err error
@@ -244,9 +337,20 @@ func (lc *ListenConfig) ListenStream(c *Context, network, address string) (*List
 	return c.w.newListener(fd, network, bound), nil
 }
 
+func (lc *ListenConfig) listenUnix(w *worker, path string) (*Listener, error) {
+	if w.stopping {
+		return nil, opError("listen", networkUnix, nil, ErrClosed)
+	}
+	fd, bound, err := lc.openUnix(path)
+	if err != nil {
+		return nil, err
+	}
+	return w.newListener(fd, networkUnix, bound), nil
+}
+
 // newListener makes the listener of a listening socket. The worker owns fd from here.
-func (w *worker) newListener(fd int32, network string, addr *net.TCPAddr) *Listener {
-	l := &Listener{w: w, fd: fd, network: network, addr: addr}
+func (w *worker) newListener(fd int32, network string, addr net.Addr) *Listener {
+	l := &Listener{w: w, fd: fd, network: network, addr: addr, unlink: unlinkPath(addr)}
 	l.retry.Fire = fireRetry
 	l.slot = w.slots.add(l)
 	l.arm()
@@ -356,7 +460,7 @@ func (l *Listener) Accept() (*Stream, error) {
 		case l.acceptor != nil:
 			return nil, l.opError(ErrBusy)
 		}
-		if err := t.ctx.Err(); err != nil {
+		if err := t.err(); err != nil {
 			return nil, l.opError(netError(err))
 		}
 		l.acceptor = t
@@ -387,11 +491,21 @@ func (l *Listener) Close() error {
 	return nil
 }
 
+// SetUnlinkOnClose says whether Close removes the path of a unix socket, as it does unless told
+// otherwise. Worker only.
+func (l *Listener) SetUnlinkOnClose(unlink bool) {
+	l.unlink = ""
+	if unlink {
+		l.unlink = unlinkPath(l.addr)
+	}
+}
+
 func (l *Listener) close() {
 	if l.closed {
 		return
 	}
 	l.closed = true
+	removePath(l.unlink)
 	l.w.timers.remove(&l.retry)
 	for _, fd := range l.accepted {
 		_ = core.CloseSocket(fd)
@@ -419,5 +533,11 @@ func (l *Listener) release() {
 
 // abort implements operand.
 func (l *Listener) abort() { l.close() }
+
+// inUse implements holder: an accept needs no memory.
+func (l *Listener) inUse() bool { return false }
+
+// discard implements holder.
+func (l *Listener) discard() { _ = core.CloseSocket(l.fd) }
 
 func (l *Listener) opError(err error) error { return opError("accept", l.network, l.addr, err) }

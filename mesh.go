@@ -23,6 +23,7 @@ const (
 	messageStart messageKind = iota + 1 // a task, from SpawnTo
 	messageWake                         // a task that waits for what ended here
 	messageAdopt                        // an accepted socket for a server
+	messageChild                        // a task that has ended, to the worker of its scope
 )
 
 // A message goes from worker to worker.
@@ -103,16 +104,22 @@ func (w *worker) knockLater(other *worker) {
 	}
 }
 
+// knockNow rings the other worker at once, and reports whether it slept.
+func (w *worker) knockNow(other *worker) (slept bool) {
+	other.posters.Add(1)
+	if !other.ended.Load() {
+		slept = other.knock()
+	}
+	other.posters.Add(-1)
+	return slept
+}
+
 // knockAll rings the workers that were sent something in this turn.
 func (w *worker) knockAll() {
 	for i, other := range w.knocking {
 		w.knocking[i] = nil
 		w.knocks[other.id] = false
-		other.posters.Add(1)
-		if !other.ended.Load() {
-			other.knock()
-		}
-		other.posters.Add(-1)
+		w.knockNow(other)
 	}
 	w.knocking = w.knocking[:0]
 }
@@ -159,6 +166,8 @@ func (w *worker) receive(msg message) {
 		w.arrive(msg.t)
 	case messageWake:
 		w.wake(msg.t)
+	case messageChild:
+		msg.t.scope.account(msg.t)
 	case messageAdopt:
 		w.load.Add(-msg.server.connLoad()) // adopt counts it again
 		msg.server.adopt(w, msg.fd)

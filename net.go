@@ -38,6 +38,8 @@ var (
 // netError turns a context's error into what package net returns for it.
 func netError(err error) error {
 	switch {
+	case errors.As(err, new(*TimeoutError)):
+		return err // a net.Error of its own, which says whose
 	case errors.Is(err, context.Canceled):
 		return errCanceled{}
 	case errors.Is(err, context.DeadlineExceeded):
@@ -59,6 +61,17 @@ func sysErr(err error) error {
 		return errno.Sys()
 	}
 	return err
+}
+
+// streamAddr is package net's form of a stream socket's address, nil where it has none.
+func streamAddr(a *core.Addr) net.Addr {
+	if a.Family == core.AFUnix {
+		return &net.UnixAddr{Name: unixPath(a.Path[:a.PathLen]), Net: networkUnix}
+	}
+	if tcp := tcpAddr(a); tcp != nil {
+		return tcp
+	}
+	return nil
 }
 
 func tcpAddr(a *core.Addr) *net.TCPAddr {
@@ -109,9 +122,23 @@ func coreAddr(a netip.AddrPort, family uint16) core.Addr {
 	return out
 }
 
+// unixAddr makes a unix path's form for the C core, '@' for the zero byte of an abstract name. The
+// error for one that is too long is the system's.
+func unixAddr(path string) (core.Addr, error) {
+	out := core.Addr{Family: core.AFUnix, PathLen: uint32(len(path))}
+	if len(path) > core.UnixPathMax || (len(path) == core.UnixPathMax && path[0] != '@') {
+		return out, core.Errno(core.ErrnoINVAL).Sys()
+	}
+	copy(out.Path[:], path)
+	if path != "" && path[0] == '@' {
+		out.Path[0] = 0
+	}
+	return out, nil
+}
+
 // checkNetwork accepts the stream networks of the worker doors.
 func checkNetwork(network string) error {
-	if slices.Contains(networkNames[:], network) {
+	if slices.Contains(networkNames[:], network) && (network != networkUnix || core.UnixStreams) {
 		return nil
 	}
 	return net.UnknownNetworkError(network)
@@ -120,13 +147,26 @@ func checkNetwork(network string) error {
 // networkID is a stream network in a byte.
 type networkID uint8
 
-var networkNames = [...]string{"tcp", "tcp4", "tcp6"}
+var networkNames = [...]string{"tcp", "tcp4", "tcp6", networkUnix}
+
+const networkUnix = "unix"
 
 func networkOf(name string) networkID {
 	return networkID(max(slices.Index(networkNames[:], name), 0))
 }
 
 func (n networkID) String() string { return networkNames[n] }
+
+// ipVersion is the version of IP that a network of TCP or UDP is restricted to, 0 for none.
+func ipVersion(network string) int {
+	switch network[len(network)-1] {
+	case '4':
+		return 4
+	case '6':
+		return 6
+	}
+	return 0
+}
 
 // supportsIPv6 asks the system once.
 var supportsIPv6 = sync.OnceValue(func() bool {
@@ -138,6 +178,28 @@ var supportsIPv6 = sync.OnceValue(func() bool {
 	loopback := core.Addr{Family: core.AF6, IP: netip.IPv6Loopback().As16()}
 	return core.Bind(fd, &loopback) == nil
 })
+
+func networkOfFamily(family uint16) string {
+	if family == core.AF4 {
+		return "tcp4"
+	}
+	return "tcp6"
+}
+
+// rawSocket is what Control functions get of a socket that is not connected yet.
+type rawSocket int32
+
+// Control implements syscall.RawConn.
+func (fd rawSocket) Control(f func(fd uintptr)) error {
+	f(uintptr(fd))
+	return nil
+}
+
+// Read implements syscall.RawConn.
+func (rawSocket) Read(func(uintptr) bool) error { return errors.ErrUnsupported }
+
+// Write implements syscall.RawConn.
+func (rawSocket) Write(func(uintptr) bool) error { return errors.ErrUnsupported }
 
 // literal parses host:port where the host is an IP address or empty and the port a number: what
 // needs no resolver. An empty host yields an address that is not valid.
@@ -162,21 +224,20 @@ func literal(address string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(ip, uint16(n)), true
 }
 
-// lookup resolves address by net.DefaultResolver into at least one address that network allows.
-func lookup(ctx context.Context, network, address string) ([]netip.AddrPort, error) {
+// lookup resolves address into at least one address that network allows.
+func lookup(ctx context.Context, resolver *net.Resolver, network, address string) ([]netip.AddrPort, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
-	n, err := net.DefaultResolver.LookupPort(ctx, network, port)
+	n, err := resolver.LookupPort(ctx, network, port)
 	if err != nil {
 		return nil, err
 	}
 	if host == "" {
 		return []netip.AddrPort{netip.AddrPortFrom(netip.Addr{}, uint16(n))}, nil
 	}
-	family := map[string]string{"tcp": "ip", "tcp4": "ip4", "tcp6": "ip6"}[network]
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, family, host)
+	ips, err := resolver.LookupNetIP(ctx, "ip"+network[len("tcp"):], host)
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +262,7 @@ func suitable(network, address string, list []netip.AddrPort) ([]netip.AddrPort,
 	kept := list[:0]
 	for _, a := range list {
 		v4 := a.Addr().Is4() || a.Addr().Is4In6()
-		if !a.Addr().IsValid() || network == "tcp" || v4 == (network == "tcp4") {
+		if version := ipVersion(network); !a.Addr().IsValid() || version == 0 || v4 == (version == 4) {
 			kept = append(kept, a)
 		}
 	}
@@ -230,9 +291,9 @@ func listenFamily(network string, addr netip.AddrPort) (family uint16, flags uin
 	ip := addr.Addr().Unmap()
 	wildcard := !ip.IsValid() || ip.IsUnspecified()
 	switch {
-	case network == "tcp4":
+	case ipVersion(network) == 4:
 		return core.AF4, 0
-	case network == "tcp6":
+	case ipVersion(network) == 6:
 		return core.AF6, core.SocketV6Only
 	case wildcard && supportsIPv6():
 		return core.AF6, core.SocketDualStack // 0.0.0.0 too: only "tcp4" keeps it to IPv4

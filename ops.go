@@ -15,10 +15,16 @@ const (
 	opAccept
 	opConnect
 	opRecv
+	opRecvPacket // of the packet group
 	opSendInline // small: done inside the enter that submits it, completes only when it fell short
 	opSend
+	opStaged // of a batch of the net door's writes; its slot is a place in that
+	opSendZC // of a zeroCopySend
+	opReset
+	opSendFile
 	opShutdown
 	opClose
+	opPacket // a quiet datagram; the slot is its place in worker.packetSends
 )
 
 // A token is 64 bits of user data: kind, generation and index of a slot. The generation makes a
@@ -29,12 +35,21 @@ const (
 	tokenGenMask   = 1<<24 - 1
 )
 
-// An operand is what ops belong to: a Stream or a Listener.
+// An operand is what ops belong to: a Stream, a Listener or a Datagram.
 type operand interface {
 	// complete takes one completion of the op of that kind. Worker only, from dispatch.
 	complete(kind opKind, res int32, flags uint32)
 	// abort ends the object because its runtime ends.
 	abort()
+}
+
+// A holder is an operand that holds memory of C or a descriptor.
+type holder interface {
+	// inUse reports whether the kernel still uses memory that ends with the worker.
+	inUse() bool
+	// discard gives back what the object holds of C and of the system, as the worker ends. No op of
+	// it is in flight any more.
+	discard()
 }
 
 type slot struct {
@@ -149,7 +164,14 @@ func (w *worker) dispatch() {
 	for i := 0; i < len(w.completions); i++ {
 		cqe := &w.completions[i]
 		kind := opKind(cqe.UserData >> tokenKindShift)
-		if kind == opSendInline || kind == opSend {
+		switch {
+		case kind == opStaged:
+			w.stager.Load().complete(uint32(cqe.UserData), cqe.Res)
+			cqe.UserData = 0
+		case kind == opPacket:
+			w.packetSends[uint32(cqe.UserData)].res = cqe.Res
+			cqe.UserData = 0
+		case kind == opSendInline || kind == opSend:
 			token, res := cqe.UserData, cqe.Res
 			cqe.UserData = 0
 			if owner := w.slots.find(token); owner != nil {
@@ -158,7 +180,8 @@ func (w *worker) dispatch() {
 		}
 	}
 	w.confirm()
-	for i := 0; i < len(w.completions); i++ {
+	w.confirmPackets()
+	for i := 0; i < len(w.completions) || w.deliverPackets(); i++ {
 		cqe := w.completions[i] // a copy: the slice may grow meanwhile
 		switch kind := opKind(cqe.UserData >> tokenKindShift); kind {
 		case opNone:
@@ -169,6 +192,8 @@ func (w *worker) dispatch() {
 		case opTimer:
 			w.timers.expired()
 		case opCancel, opClose:
+		case opPacket:
+			w.packetSends[uint32(cqe.UserData)].res = cqe.Res
 		default:
 			if owner := w.slots.find(cqe.UserData); owner != nil {
 				owner.complete(kind, cqe.Res, cqe.Flags)
@@ -189,6 +214,14 @@ func (w *worker) orphan(kind opKind, cqe *core.CQE) {
 	case kind == opAccept && cqe.Res >= 0:
 		_ = core.CloseSocket(cqe.Res)
 	case cqe.Flags&core.CQEBuffer != 0:
-		w.buffers.take(core.BufferIndex(cqe.Flags), max(cqe.Res, 0), cqe.Flags).Release()
+		w.groupOf(kind).take(core.BufferIndex(cqe.Flags), max(cqe.Res, 0), cqe.Flags).Release()
 	}
+}
+
+// groupOf is the buffer group of a receive.
+func (w *worker) groupOf(kind opKind) *bufferGroup {
+	if kind == opRecvPacket {
+		return &w.packets
+	}
+	return &w.buffers
 }

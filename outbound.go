@@ -59,8 +59,12 @@ func (seg *segment) end() unsafe.Pointer { return unsafe.Add(seg.addr, seg.len) 
 // direct is a task's large write: the task is parked, and its memory pinned, until it ended.
 type direct struct {
 	sent  int
+	held  int // sends without a copy that the kernel has not let go of
 	ended bool
 }
+
+// over reports whether the memory is the task's again.
+func (d *direct) over() bool { return d.ended && d.held == 0 }
 
 // outbound is a stream's queue of bytes to send, with the C memory of its one send in flight.
 type outbound struct {
@@ -76,6 +80,7 @@ type outbound struct {
 	blocked bool
 	// spilling: the send in flight is being cancelled, to take its leases away.
 	spilling bool
+	zeroCopy *zeroCopySend // the send in flight, if it is one
 	hdr      *core.Msghdr
 	iov      []core.Iovec
 }
@@ -265,7 +270,7 @@ func (w *worker) spillQueued() {
 	})
 	for _, s := range w.lending {
 		if o := s.send.out; o.spilling && !s.released {
-			w.stageCancel(opSend, s.slot)
+			s.cancelSend()
 		}
 	}
 }

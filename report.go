@@ -112,19 +112,19 @@ func explainURing(c *Config, a *core.Attempt) (cause, cure string) {
 		case denied:
 			return "VELOQ_DENY forbids what it can't do without", "unset VELOQ_DENY"
 		case a.FailedStep == core.StepOps:
-			return fmt.Sprintf("kernel %s lacks operation %d", kernelRelease(), a.MissingOp), "use Linux 6.0 or later"
+			return fmt.Sprintf("kernel %s lacks operation %d", kernelRelease(), a.MissingOp), "use Linux 5.10 or later"
 		case seccompFiltered():
 			return "a seccomp filter hides io_uring, or kernel " + kernelRelease() + " has none",
-				allow + ", or use Linux 6.0 or later"
+				allow + ", or use Linux 5.10 or later"
 		}
-		return "kernel " + kernelRelease() + " has no io_uring", "use Linux 6.0 or later"
+		return "kernel " + kernelRelease() + " has no io_uring", "use Linux 5.10 or later"
 	case syscall.ENOMEM:
 		return "the rings and buffers don't fit the memory that may be locked (RLIMIT_MEMLOCK" + limit("Max locked memory") + ")",
 			"raise RLIMIT_MEMLOCK (ulimit -l), or make Config.SubmissionEntries, CompletionEntries and BufferCount smaller"
 	case syscall.EMFILE, syscall.ENFILE:
 		return noDescriptors(c, 2)
 	case syscall.EINVAL:
-		return "kernel " + kernelRelease() + " refuses the rings' flags or sizes", "use Linux 6.0 or later"
+		return "kernel " + kernelRelease() + " refuses the rings' flags or sizes", "use Linux 5.10 or later"
 	}
 	return "", ""
 }
@@ -202,6 +202,12 @@ type Report struct {
 	Driver  string
 	Caps    []string // what the driver uses, of all that it knows
 	Missing []string // what it knows and could not use
+	// Emulated are those of Missing that the driver does itself, at the price of more system calls.
+	Emulated []string
+	// Sockets is what the system's sockets can do beyond what every driver needs, found by trying;
+	// SocketsLack is what other versions of the system can.
+	Sockets     []string
+	SocketsLack []string
 	// Refused are the better drivers that DriverAuto could not have, with cause and cure.
 	Refused           []*DriverError
 	SubmissionEntries int
@@ -210,7 +216,8 @@ type Report struct {
 	BufferSize        int // bytes
 }
 
-// Report says which driver runs, and with what. Any goroutine.
+// Report says which driver runs, and with what. Any goroutine. Blocks: the process's first call tries
+// out what its sockets can do, which takes milliseconds.
 func (rt *Runtime) Report() Report {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
@@ -227,6 +234,18 @@ func (rt *Runtime) Report() Report {
 		case core.KnownCaps(r.Kind)&bit != 0:
 			out.Missing = append(out.Missing, name)
 		}
+		if r.Emulated>>i&1 != 0 {
+			out.Emulated = append(out.Emulated, name)
+		}
+	}
+	found, known := core.Features()
+	for i, name := range core.FeatureNames {
+		switch bit := uint32(1) << i; {
+		case found&bit != 0:
+			out.Sockets = append(out.Sockets, name)
+		case known&bit != 0:
+			out.SocketsLack = append(out.SocketsLack, name)
+		}
 	}
 	for i := range r.Failed() {
 		out.Refused = append(out.Refused, attemptError(&rt.config, &r.Failed()[i]))
@@ -236,10 +255,17 @@ func (rt *Runtime) Report() Report {
 
 // String returns the report as lines of text.
 func (r Report) String() string {
+	driver := r.Driver
+	if len(r.Emulated) > 0 {
+		driver += ", translated"
+	}
 	text := fmt.Sprintf("driver   %s, %d workers\nrings    %d submissions, %d completions\n"+
-		"buffers  %d x %d bytes a worker\nuses     %s\nlacks    %s\n",
-		r.Driver, r.Workers, r.SubmissionEntries, r.CompletionEntries, r.Buffers, r.BufferSize,
-		strings.Join(r.Caps, " "), strings.Join(r.Missing, " "))
+		"buffers  %d x %d bytes a worker\nuses     %s\nlacks    %s\nsockets  %s\n",
+		driver, r.Workers, r.SubmissionEntries, r.CompletionEntries, r.Buffers, r.BufferSize,
+		strings.Join(r.Caps, " "), strings.Join(r.Missing, " "), strings.Join(r.Sockets, " "))
+	if len(r.Emulated) > 0 {
+		text += "emulates " + strings.Join(r.Emulated, " ") + "\n"
+	}
 	for _, e := range r.Refused {
 		text += "refused  " + strings.TrimPrefix(e.Error(), "veloq: ") + "\n"
 	}

@@ -5,6 +5,7 @@ package veloq
 import (
 	"context"
 	"net"
+	"runtime/pprof"
 	"sync"
 	"sync/atomic"
 
@@ -16,7 +17,7 @@ import (
 type Server struct {
 	rt      *Runtime
 	network string
-	addr    *net.TCPAddr
+	addr    net.Addr
 	mode    AcceptMode
 	max     int
 	ctx     context.Context
@@ -26,13 +27,22 @@ type Server struct {
 	listeners []*Listener  // by worker; nil where it has none. Each is its worker's
 	conns     atomic.Int64 // open, on all workers
 	open      []padded     // by worker, that worker's alone
-	alive     atomic.Int64 // listeners that have not been released, and 1 until stop
+	placed    []placed     // by worker: open there, or on the way
+	balancer  Balancer
+	labels    []context.Context // of its tasks' samples in profiles, by worker
+	alive     atomic.Int64      // listeners that have not been released, and 1 until stop
 	stopping  atomic.Bool
 	aborting  atomic.Bool
 
 	mu   sync.Mutex
 	err  error
 	done chan struct{}
+}
+
+// placed is a counter on a cache line of its own that any worker moves.
+type placed struct {
+	n atomic.Int64
+	_ [56]byte
 }
 
 // padded is a counter on a cache line of its own.
@@ -42,9 +52,9 @@ type padded struct {
 }
 
 // Serve listens on address and runs fn as a task for each connection, on the worker that accepted it;
-// the stream is closed when fn returns. fn's Context has the values of ctx. It returns when ctx is
-// done (nil), after the connections that are open then have ended: their tasks see
-// context.Canceled wherever they wait; or with the error that ended it, ErrClosed when the runtime
+// the stream is closed when fn returns. fn's Context has the values and the Deadline of ctx. It returns
+// when ctx is done (nil), after the connections that are open then have ended: their tasks see
+// ctx's error wherever they wait; or with the error that ended it, ErrClosed when the runtime
 // closed. Any goroutine, never a task. Blocks.
 func (rt *Runtime) Serve(ctx context.Context, network, address string, fn func(*Context, *Stream) error) error {
 	return (&ListenConfig{}).Serve(ctx, rt, network, address, fn)
@@ -57,7 +67,7 @@ func (rt *Runtime) ServeHandler(ctx context.Context, network, address string, h 
 
 // Serve is Runtime.Serve with these settings. Any goroutine, never a task. Blocks.
 func (lc *ListenConfig) Serve(ctx context.Context, rt *Runtime, network, address string, fn func(*Context, *Stream) error) error {
-	s, err := lc.Start(ctx, rt, network, address, fn)
+	s, err := lc.start(ctx, &Server{rt: rt, ctx: ctx, task: fn}, network, address)
 	if err != nil {
 		return err
 	}
@@ -66,69 +76,62 @@ func (lc *ListenConfig) Serve(ctx context.Context, rt *Runtime, network, address
 
 // ServeHandler is Runtime.ServeHandler with these settings. Any goroutine, never a task. Blocks.
 func (lc *ListenConfig) ServeHandler(ctx context.Context, rt *Runtime, network, address string, h Handler) error {
-	s, err := lc.StartHandler(ctx, rt, network, address, h)
+	s, err := lc.start(ctx, &Server{rt: rt, ctx: ctx, handler: h}, network, address)
 	if err != nil {
 		return err
 	}
 	return s.run(ctx)
 }
 
-// Start is Serve that returns once the server listens. ctx gives the tasks' values and may end the
-// listening early; the server goes on until Close or Shutdown. Any goroutine, never a task.
+// Start is Serve that returns once the server listens. ctx gives the tasks' values and bounds the
+// looking up of a name; its end and Deadline don't concern the server, which goes on until Close or
+// Shutdown. Any goroutine, never a task.
 func (lc *ListenConfig) Start(ctx context.Context, rt *Runtime, network, address string, fn func(*Context, *Stream) error) (*Server, error) {
-	return lc.start(ctx, &Server{rt: rt, task: fn}, network, address)
+	return lc.start(ctx, &Server{rt: rt, ctx: context.WithoutCancel(ctx), task: fn}, network, address)
 }
 
 // StartHandler is Start with a handler. Any goroutine, never a task.
 func (lc *ListenConfig) StartHandler(ctx context.Context, rt *Runtime, network, address string, h Handler) (*Server, error) {
-	return lc.start(ctx, &Server{rt: rt, handler: h}, network, address)
+	return lc.start(ctx, &Server{rt: rt, ctx: context.WithoutCancel(ctx), handler: h}, network, address)
 }
 
 func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address string) (*Server, error) {
 	if s.rt.closing.Load() {
 		return nil, opError("listen", network, nil, ErrClosed)
 	}
-	addr, err := resolveListen(ctx, network, address)
-	if err != nil {
-		return nil, err
+	if err := checkNetwork(network); err != nil {
+		return nil, opError("listen", network, nil, err)
 	}
-	s.network, s.mode, s.max, s.ctx = network, lc.Accept, lc.MaxConns, ctx
+	s.network, s.mode, s.max = network, lc.Accept, lc.MaxConns
 	s.listeners = make([]*Listener, len(s.rt.workers))
 	s.open = make([]padded, len(s.rt.workers))
+	s.placed = make([]placed, len(s.rt.workers))
 	s.done = make(chan struct{})
-	if !core.ReusePort {
+	s.balancer = lc.Balancer
+	if !core.ReusePort || network == networkUnix || s.balancer != nil {
 		s.mode = AcceptSpread
 	}
 	listeners := 1
 	if s.mode == AcceptReusePort {
 		listeners = len(s.rt.workers)
 	}
-	each := *lc
-	fds := make([]int32, 0, listeners)
-	for range listeners {
-		share := listeners > 1 && len(fds) == 0
-		fd, bound, err := each.open(network, addr, share)
-		if err != nil {
-			for _, fd := range fds {
-				_ = core.CloseSocket(fd)
-			}
-			return nil, listenError(network, addr, err)
-		}
-		fds = append(fds, fd)
-		s.addr = bound
-		// The others share the port that the first one got.
-		addr = bound.AddrPort()
-		each.ReusePort = true
+	fds, err := lc.openAll(ctx, s, address, listeners)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range s.rt.workers {
+		s.labels = append(s.labels, pprof.WithLabels(w.labels, pprof.Labels("listener", s.addr.String())))
 	}
 	s.alive.Store(int64(listeners) + 1)
 	for i, fd := range fds {
 		posted := s.rt.workers[i].post(&note{do: func(w *worker) {
 			if w.stopping || s.stopping.Load() {
 				_ = core.CloseSocket(fd)
+				removePath(unlinkPath(s.addr))
 				s.listenerEnded()
 				return
 			}
-			l := &Listener{w: w, fd: fd, network: s.network, addr: s.addr, server: s}
+			l := &Listener{w: w, fd: fd, network: s.network, addr: s.addr, server: s, unlink: unlinkPath(s.addr)}
 			l.retry.Fire = fireRetry
 			l.slot = w.slots.add(l)
 			s.listeners[w.id] = l
@@ -136,6 +139,7 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 		}})
 		if !posted {
 			_ = core.CloseSocket(fd)
+			removePath(unlinkPath(s.addr))
 			s.listenerEnded()
 		}
 	}
@@ -146,9 +150,40 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 	return s, nil
 }
 
+// openAll opens the server's listening sockets.
+func (lc *ListenConfig) openAll(ctx context.Context, s *Server, address string, count int) ([]int32, error) {
+	if s.network == networkUnix {
+		fd, bound, err := lc.openUnix(address)
+		s.addr = bound
+		return []int32{fd}, err
+	}
+	addr, err := resolveListen(ctx, s.network, address)
+	if err != nil {
+		return nil, err
+	}
+	each := *lc
+	fds := make([]int32, 0, count)
+	for range count {
+		share := count > 1 && len(fds) == 0
+		fd, bound, err := each.open(s.network, addr, share)
+		if err != nil {
+			for _, fd := range fds {
+				_ = core.CloseSocket(fd)
+			}
+			return nil, listenError(s.network, addr, err)
+		}
+		fds = append(fds, fd)
+		s.addr = bound
+		// The others share the port that the first one got.
+		addr = bound.AddrPort()
+		each.ReusePort = true
+	}
+	return fds, nil
+}
+
 // run is the rest of Serve.
 func (s *Server) run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, s.abort)
+	stop := context.AfterFunc(ctx, func() { s.abort(ctx.Err()) })
 	defer stop()
 	<-s.done
 	s.mu.Lock()
@@ -165,7 +200,7 @@ func (s *Server) Conns() int { return int(s.conns.Load()) }
 // Close stops listening and ends every connection: tasks see context.Canceled, handlers OnClose with
 // it. It returns when all have ended. Blocks.
 func (s *Server) Close() {
-	s.abort()
+	s.abort(context.Canceled)
 	<-s.done
 }
 
@@ -196,25 +231,25 @@ func (s *Server) stop() {
 	s.listenerEnded() // the 1 that stood for the server itself
 }
 
-// abort ends the listening and the connections.
-func (s *Server) abort() {
+// abort ends the listening and the connections; cause is what those hear.
+func (s *Server) abort(cause error) {
 	s.stop()
 	if !s.aborting.CompareAndSwap(false, true) {
 		return
 	}
 	for _, w := range s.rt.workers {
-		w.post(&note{do: s.abortConns})
+		w.post(&note{do: func(w *worker) { s.abortConns(w, cause) }})
 	}
 }
 
-func (s *Server) abortConns(w *worker) {
+func (s *Server) abortConns(w *worker, cause error) {
 	for i := range w.slots.slots {
 		conn, ok := w.slots.slots[i].owner.(*Stream)
 		if !ok || conn.server != s {
 			continue
 		}
 		if s.handler != nil {
-			conn.close(context.Canceled)
+			conn.close(cause)
 			conn.abandon()
 		}
 	}
@@ -223,7 +258,7 @@ func (s *Server) abortConns(w *worker) {
 	}
 	for t := w.live; t != nil; t = t.liveNext {
 		if st, ok := t.self.(*serveTask); ok && st.s.server == s {
-			t.ctx.cancel(context.Canceled)
+			t.ctx.cancel(cause)
 		}
 	}
 }
@@ -247,6 +282,7 @@ func (s *Server) listenerEnded() {
 
 func (s *Server) connEnded(w *worker) {
 	s.open[w.id].n--
+	s.placed[w.id].n.Add(-1)
 	if s.conns.Add(-1) == 0 && s.alive.Load() == 0 {
 		s.maybeDone()
 	}
@@ -297,9 +333,16 @@ func (s *Server) wants(w *worker) bool {
 func (s *Server) place(w *worker, fd int32) {
 	s.conns.Add(1)
 	to := w
-	if s.mode == AcceptSpread {
+	switch {
+	case s.balancer != nil:
+		i := s.balancer.Choose(&Accepted{server: s, w: w, fd: fd})
+		if i >= 0 && i < len(s.rt.workers) {
+			to = s.rt.workers[i]
+		}
+	case s.mode == AcceptSpread:
 		to = s.rt.leastLoaded(w)
 	}
+	s.placed[to.id].n.Add(1)
 	if to == w {
 		s.adopt(w, fd)
 		return
@@ -308,6 +351,7 @@ func (s *Server) place(w *worker, fd int32) {
 	to.load.Add(s.connLoad())
 	if !to.send(w, message{kind: messageAdopt, server: s, fd: fd}) {
 		to.load.Add(-s.connLoad())
+		s.placed[to.id].n.Add(-1)
 		_ = core.CloseSocket(fd)
 		s.conns.Add(-1)
 	}
@@ -353,6 +397,9 @@ type serveTask struct {
 }
 
 func (st *serveTask) runTask(c *Context) {
+	if labels := st.s.server.labels; labels != nil {
+		st.label(labels[c.w.id])
+	}
 	// Deferred: also when fn panics or calls Goexit.
 	defer func() {
 		if !st.s.closed {

@@ -1,6 +1,6 @@
 package veloq
 
-// Stream: a TCP connection on a worker: its state, its completions and its end.
+// Stream: a connection of TCP or of a unix socket on a worker: its state, its completions and its end.
 
 import (
 	"net"
@@ -9,7 +9,7 @@ import (
 	"github.com/veloq/veloq/internal/core"
 )
 
-// Stream is a TCP connection that lives on a worker. In a task its calls park the task and block
+// Stream is a connection of TCP or of a unix socket ("unix") that lives on a worker. In a task its calls park the task and block
 // nobody else; in a handler they return at once (see Handler). One task may read while others write.
 //
 // It is a net.Conn, so that code written for one runs in a task, as long as it stays there.
@@ -42,7 +42,10 @@ type Stream struct {
 	released   bool // the descriptor is on its way out
 	lingers    bool // close(2) may block
 	lending    bool // in w.lending
-	wantRoom   bool // a handler met ErrFull and waits for OnWritable
+	// The kernel copies what it is given not to: for good, that depends on the route.
+	copiedAnyway bool
+	wasReset     bool // by reset
+	wantRoom     bool // a handler met ErrFull and waits for OnWritable
 
 	recv       receive
 	send       sending
@@ -57,7 +60,7 @@ var _ net.Conn = (*Stream)(nil)
 
 // addrPair holds the addresses once they have been asked for.
 type addrPair struct {
-	local, remote *net.TCPAddr
+	local, remote net.Addr
 }
 
 // newStream makes the stream of an open socket. The worker owns fd from here.
@@ -78,8 +81,11 @@ func (s *Stream) complete(kind opKind, res int32, flags uint32) {
 		s.onSendInline(res)
 	case opSend:
 		s.onSend(res)
-	case opShutdown:
+	case opSendFile:
+		s.onSendFile(res)
+	case opShutdown, opReset:
 		s.inFlight--
+		s.w.wake(s.send.writer)
 		s.settle()
 	case opConnect:
 		s.inFlight--
@@ -126,7 +132,7 @@ func (s *Stream) abandon() {
 	}
 	s.abandoned = true
 	if o := s.send.out; o != nil && o.busy && o.blocked {
-		s.w.stageCancel(opSend, s.slot)
+		s.cancelSend()
 	} else {
 		s.dropOut()
 	}
@@ -137,6 +143,20 @@ func (s *Stream) abandon() {
 func (s *Stream) abort() {
 	s.close(ErrClosed)
 	s.abandon()
+}
+
+// inUse implements holder.
+func (s *Stream) inUse() bool { return s.inFlight > 0 }
+
+// discard implements holder.
+func (s *Stream) discard() {
+	if s.fd >= 0 {
+		_ = core.CloseSocket(s.fd)
+	}
+	if s.send.out != nil {
+		s.send.out.drop()
+		s.send.out.free()
+	}
 }
 
 func (s *Stream) wakeAll() {
@@ -162,18 +182,20 @@ func (w *worker) settleStreams() {
 	}
 }
 
-// streamList is streams that wait for one step of the turn. Those that are added while it is taken
+// turnList is objects that wait for one step of the turn. Those that are added while it is taken
 // wait for the next turn's.
-type streamList struct {
-	list, taken []*Stream
+type turnList[T any] struct {
+	list, taken []T
 }
 
-func (l *streamList) add(s *Stream) { l.list = append(l.list, s) }
+type streamList = turnList[*Stream]
 
-func (l *streamList) len() int { return len(l.list) }
+func (l *turnList[T]) add(s T) { l.list = append(l.list, s) }
+
+func (l *turnList[T]) len() int { return len(l.list) }
 
 // take empties the list. What it returns is valid until the next take.
-func (l *streamList) take() []*Stream {
+func (l *turnList[T]) take() []T {
 	clear(l.taken) // keeps no stream alive that has ended
 	l.list, l.taken = l.taken[:0], l.list
 	return l.taken
@@ -189,6 +211,9 @@ func (s *Stream) step() {
 	}
 	if s.unconfirmed() {
 		return // the end of that send comes back here
+	}
+	if s.sendingFile() {
+		return // its end comes back here
 	}
 	out := s.send.out
 	if out != nil && (out.busy || (out.bytes > 0 && !s.abandoned)) {
@@ -247,12 +272,7 @@ func (s *Stream) opError(op string, err error) error {
 	e := &net.OpError{Op: op, Net: s.network.String(), Err: err}
 	// The addresses are asked of the socket on first use; a wrong caller must not do that here.
 	if s.w.here() {
-		if a := s.localAddr(); a != nil {
-			e.Source = a
-		}
-		if a := s.remoteAddr(); a != nil {
-			e.Addr = a
-		}
+		e.Source, e.Addr = s.localAddr(), s.remoteAddr()
 	}
 	return e
 }
@@ -262,38 +282,28 @@ func (s *Stream) sysError(op, call string, res int32) error {
 	return s.opError(op, os.NewSyscallError(call, core.Errno(-res).Sys()))
 }
 
-// LocalAddr returns the local address, a *net.TCPAddr, or nil where the system can't say. It is known
+// LocalAddr returns the local address, a *net.TCPAddr or *net.UnixAddr, or nil where the system can't say. It is known
 // from the first call on; before that, and for the first call itself, Worker only.
-func (s *Stream) LocalAddr() net.Addr {
-	if a := s.localAddr(); a != nil {
-		return a
-	}
-	return nil
-}
+func (s *Stream) LocalAddr() net.Addr { return s.localAddr() }
 
 // RemoteAddr returns the peer's address, as LocalAddr does the local one.
-func (s *Stream) RemoteAddr() net.Addr {
-	if a := s.remoteAddr(); a != nil {
-		return a
-	}
-	return nil
-}
+func (s *Stream) RemoteAddr() net.Addr { return s.remoteAddr() }
 
-func (s *Stream) localAddr() *net.TCPAddr {
+func (s *Stream) localAddr() net.Addr {
 	p := s.addrPair()
 	if p.local == nil && s.fd >= 0 {
 		if a, err := core.LocalAddr(s.fd); err == nil {
-			p.local = tcpAddr(&a)
+			p.local = streamAddr(&a)
 		}
 	}
 	return p.local
 }
 
-func (s *Stream) remoteAddr() *net.TCPAddr {
+func (s *Stream) remoteAddr() net.Addr {
 	p := s.addrPair()
 	if p.remote == nil && s.fd >= 0 && s.connecting == nil {
 		if a, err := core.PeerAddr(s.fd); err == nil {
-			p.remote = tcpAddr(&a)
+			p.remote = streamAddr(&a)
 		}
 	}
 	return p.remote

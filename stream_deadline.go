@@ -1,6 +1,6 @@
 package veloq
 
-// Deadlines of a Stream, and the bound on a closing one.
+// Deadlines of a Stream or a Datagram, and the bound on a closing one.
 
 import (
 	"os"
@@ -10,19 +10,26 @@ import (
 	"github.com/veloq/veloq/internal/wheel"
 )
 
-// deadlines are the timers of one stream, made when the first is set.
+// deadlines are the timers of one stream or datagram socket, made when the first is set.
 type deadlines struct {
 	read, write deadline
 	closing     deadline
 }
 
-// A deadline is one timer of a stream. Moving it later leaves the wheel alone: when the timer fires
+// A deadline is one timer of them. Moving it later leaves the wheel alone: when the timer fires
 // too early it is put off then, so that setting one before every read costs a store.
 type deadline struct {
 	timer  wheel.Timer // first: fireDeadline finds the deadline by its address
-	s      *Stream
+	w      *worker
+	owner  deadlineOwner
 	when   int64 // on the workers' clock; 0 for none
 	passed bool
+}
+
+// A deadlineOwner is what has deadlines: a Stream or a Datagram.
+type deadlineOwner interface {
+	// passed hears that the deadline of that kind has come.
+	passed(kind uint8)
 }
 
 // What a deadline's timer does, in its Kind.
@@ -34,15 +41,19 @@ const (
 
 func (s *Stream) timersOf() *deadlines {
 	if s.deadline == nil {
-		d := &deadlines{}
-		for kind, one := range []*deadline{&d.read, &d.write, &d.closing} {
-			one.s = s
-			one.timer.Fire = fireDeadline
-			one.timer.Kind = uint8(kind)
-		}
-		s.deadline = d
+		s.deadline = newDeadlines(s.w, s)
 	}
 	return s.deadline
+}
+
+func newDeadlines(w *worker, owner deadlineOwner) *deadlines {
+	d := &deadlines{}
+	for kind, one := range []*deadline{&d.read, &d.write, &d.closing} {
+		one.w, one.owner = w, owner
+		one.timer.Fire = fireDeadline
+		one.timer.Kind = uint8(kind)
+	}
+	return d
 }
 
 // SetDeadline sets both deadlines: see SetReadDeadline and SetWriteDeadline. Worker only.
@@ -83,7 +94,7 @@ func (s *Stream) SetWriteDeadline(t time.Time) error {
 
 func (d *deadline) set(t time.Time) {
 	d.passed = false
-	ts := &d.s.w.timers
+	ts := &d.w.timers
 	if t.IsZero() {
 		d.when = 0
 		return
@@ -104,16 +115,20 @@ func fireDeadline(t *wheel.Timer, now int64) {
 	switch {
 	case d.when == 0:
 	case d.when > now:
-		d.s.w.timers.add(t, d.when)
+		d.w.timers.add(t, d.when)
 	default:
 		d.pass()
 	}
 }
 
 func (d *deadline) pass() {
-	s := d.s
 	d.passed = true
-	switch d.timer.Kind {
+	d.owner.passed(d.timer.Kind)
+}
+
+// passed implements deadlineOwner.
+func (s *Stream) passed(kind uint8) {
+	switch kind {
 	case deadlineRead:
 		s.w.wake(s.recv.reader)
 		if s.handled && !s.closed {
@@ -128,18 +143,22 @@ func (d *deadline) pass() {
 }
 
 // boundClose limits how long a closed stream goes on sending.
-func (s *Stream) boundClose() {
-	d := &s.timersOf().closing
-	if d.when == 0 {
-		d.when = s.w.timers.after(s.w.rt.config.CloseTimeout)
-		s.w.timers.add(&d.timer, d.when)
+func (s *Stream) boundClose() { s.timersOf().boundClose() }
+
+func (d *deadlines) boundClose() {
+	if one := &d.closing; one.when == 0 {
+		one.when = one.w.timers.after(one.w.rt.config.CloseTimeout)
+		one.w.timers.add(&one.timer, one.when)
 	}
 }
 
-func (s *Stream) clearDeadlines() {
-	if d := s.deadline; d != nil {
-		s.w.timers.remove(&d.read.timer)
-		s.w.timers.remove(&d.write.timer)
-		s.w.timers.remove(&d.closing.timer)
+func (s *Stream) clearDeadlines() { s.deadline.clear() }
+
+// clear stops the timers. A nil d has none.
+func (d *deadlines) clear() {
+	if d != nil {
+		d.read.w.timers.remove(&d.read.timer)
+		d.read.w.timers.remove(&d.write.timer)
+		d.read.w.timers.remove(&d.closing.timer)
 	}
 }

@@ -39,6 +39,12 @@ func (s *Stream) armRecv() {
 	s.inFlight++
 }
 
+// unstarve implements receiver.
+func (s *Stream) unstarve() {
+	s.starving = false
+	s.armRecv()
+}
+
 // stopRecv asks for the end of the receive. What arrives before it counts.
 func (s *Stream) stopRecv() {
 	if s.recvArmed && !s.recvCancel {
@@ -70,6 +76,9 @@ func (s *Stream) onRecv(res int32, flags uint32) {
 		return
 	}
 	if !s.recvArmed {
+		if s.paused {
+			s.w.wake(s.recv.reader) // which waits for that: Detach
+		}
 		s.armRecv()
 	}
 }
@@ -255,7 +264,7 @@ func (s *Stream) await(n int, dst []byte) error {
 		case r.reader != nil:
 			return s.opError("read", ErrBusy)
 		}
-		if err := t.ctx.Err(); err != nil {
+		if err := t.err(); err != nil {
 			return s.opError("read", netError(err))
 		}
 		s.armRecv() // a stop for too many unread bytes may still hold, and n asks for more

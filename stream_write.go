@@ -39,6 +39,7 @@ type sending struct {
 type writers struct {
 	queue  []*task // those that wait for the writer
 	direct direct  // the writer's large write
+	file   fileSend
 	pin    runtime.Pinner
 }
 
@@ -322,7 +323,7 @@ func (s *Stream) interrupted(t *task) error {
 	case s.deadline != nil && s.deadline.write.passed:
 		return s.opError("write", os.ErrDeadlineExceeded)
 	}
-	if err := t.ctx.Err(); err != nil {
+	if err := t.err(); err != nil {
 		return s.opError("write", netError(err))
 	}
 	return nil
@@ -351,25 +352,24 @@ func (s *Stream) writeDirect(t *task, p []byte) (int, error) {
 	o.push(segment{addr: unsafe.Pointer(&p[0]), len: len(p), direct: d})
 	s.markDirty()
 	cancelled := false
-	for !d.ended {
+	for !d.over() {
 		t.park()
-		if d.ended {
-			break
-		}
-		if s.interrupted(t) == nil {
+		if d.over() || s.interrupted(t) == nil {
 			continue
 		}
-		if !o.busy {
+		if !d.ended && !o.busy {
 			o.dropDirect(d)
-			break
 		}
-		if !cancelled && o.blocked {
+		switch {
+		case d.ended && d.held > 0:
+			s.reset() // else the peer would decide when the memory is free
+		case !d.ended && !cancelled && o.blocked:
 			cancelled = true
-			s.w.stageCancel(opSend, s.slot)
+			s.cancelSend()
 		}
 	}
 	s.shrinkOut()
-	if d.sent < len(p) {
+	if d.sent < len(p) || s.wasReset {
 		if err := s.interrupted(t); err != nil {
 			return d.sent, err
 		}
@@ -429,7 +429,12 @@ func (s *Stream) stageSend() {
 		sd.inlineLen = 0
 		s.dropOut()
 	case sd.sentLen > 0 || (sd.out != nil && sd.out.busy):
-		// One send at a time keeps the order: its end brings the stream back here.
+		// One send at a time keeps the order: its end brings the stream back here. The arena does not
+		// wait for that, where an enter has left the send behind.
+		if sd.inlineLen > 0 {
+			s.openOut()
+			s.moveInline()
+		}
 	case sd.out == nil && sd.inlineLen > 0:
 		s.stageInline()
 	case sd.out != nil && sd.out.bytes > 0:
@@ -454,6 +459,10 @@ func (s *Stream) stageInline() {
 // waits in the kernel.
 func (s *Stream) stageQueue() {
 	o := s.send.out
+	if s.zeroCopies(o) {
+		s.stageZeroCopy(o)
+		return
+	}
 	o.busy = true
 	addr, length := o.gather()
 	op := uint8(core.OpSend)
@@ -501,6 +510,10 @@ func (w *worker) confirm() {
 		s.sent()
 	}
 	w.quiet = w.quiet[:0]
+	if st := w.stager.Load(); st != nil {
+		w.hurried = false
+		st.confirm(w)
+	}
 }
 
 // onSendInline hears of inline sends that fell short, and of those that something waits for.
@@ -544,6 +557,12 @@ func (s *Stream) onSend(res int32) {
 	} else {
 		s.w.stats.quietShort++
 	}
+	s.endSend(res)
+}
+
+// endSend goes on after a send of the queue that completed with res.
+func (s *Stream) endSend(res int32) {
+	o := s.send.out
 	o.busy = false
 	if res > 0 {
 		o.advance(int(res))

@@ -8,7 +8,9 @@ import (
 	"iter"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 
+	"github.com/veloq/veloq/internal/debugtag"
 	"github.com/veloq/veloq/internal/gid"
 )
 
@@ -35,6 +37,7 @@ func (e *PanicError) Unwrap() error {
 // A task is worker-owned from its arrival on the worker to its end.
 type task struct {
 	ctx  Context
+	part *Context // the innermost part of the task that runs now, a Scope's or Timeout's; nil outside
 	self runner
 	co   *coroutine // nil before the first resume and after the end
 	next *task      // in a taskQueue
@@ -54,11 +57,20 @@ type task struct {
 	ended    bool
 	detached bool // nobody can join: a panic goes to the panic handler at once
 	failure  error
+	dropped  atomic.Bool // cancelled by its own handle: its scope does not fail by that
 
-	done joinState
-	// wait is for joining tasks of the same worker, one at a time, without an allocation.
-	wait    waiter
-	waiting bool
+	follows  *follower    // the context.Context that it ends with; nil for none
+	scope    *TaskScope   // that it was spawned into; nil for none
+	blocking *blockingJob // it is a call in the blocking pool, and never on a worker
+	// Among its scope's children.
+	scopeNext, scopePrev *task
+
+	begun int64      // when it came to its worker, on the workers' clock
+	notes *taskNotes // nil unless it has a name, or under veloq_debug
+
+	// owner is the worker that the task began on; nil before, while others may steal it.
+	owner     atomic.Pointer[worker]
+	stealable bool // was spawned so
 }
 
 // A runner is the typed half of a task: what it runs, and where a result goes.
@@ -66,6 +78,39 @@ type runner interface {
 	runTask(c *Context)
 	// panicked hears of a panic that no detached task had.
 	panicked(rt *Runtime, failure *PanicError)
+}
+
+// err returns why the task must not wait now: its own end, or that of the part of it that runs. Every
+// wait asks this, not the Context that it was given.
+func (t *task) err() error {
+	if t.part != nil {
+		return t.part.Err()
+	}
+	return t.ctx.Err()
+}
+
+// enter begins a part of the task with a Context of its own, within outer; leave ends it.
+func (t *task) enter(c *Context, in *inner, outer *Context) {
+	c.w, c.t, c.values, c.inner = outer.w, t, outer.values, in
+	in.outer = t.part
+	if in.outer == nil {
+		in.outer = &t.ctx
+	}
+	t.part = c
+}
+
+func (t *task) leave(c *Context) {
+	t.part = c.inner.outer
+	if t.part == &t.ctx {
+		t.part = nil
+	}
+	c.finish()
+}
+
+// joinable is a runner that others may join: those that are not detached.
+type joinable interface {
+	// tellJoiners wakes those who wait for the end. from is the worker that calls, nil from elsewhere.
+	tellJoiners(from *worker)
 }
 
 // taskQueue is a FIFO of tasks, linked through them.
@@ -107,6 +152,13 @@ type coroutine struct {
 	yield func(struct{}) bool
 	next  func() (struct{}, bool)
 	stop  func()
+
+	// For its task's waits in one queue, without an allocation.
+	claimant claimant
+	place    place
+
+	labelled bool
+	name     atomic.Pointer[string] // of its task, for the watchdog
 }
 
 func newCoroutine(w *worker) *coroutine {
@@ -114,6 +166,8 @@ func newCoroutine(w *worker) *coroutine {
 	co.next, co.stop = iter.Pull(func(yield func(struct{}) bool) {
 		co.yield = yield
 		co.g = gid.Get()
+		w.watch.introduce(co.g, co)
+		defer w.watch.leave(co.g)
 		co.serve()
 	})
 	return co
@@ -135,6 +189,7 @@ func (co *coroutine) serve() {
 	for {
 		co.w.currentG.Store(co.g)
 		co.runTask()
+		co.unlabel()
 		if !co.yield(struct{}{}) {
 			stopped = true
 			return
@@ -160,7 +215,7 @@ func (co *coroutine) runTask() {
 	t.returned = true
 }
 
-// resume runs t until it parks or ends. Called by the worker, never by a task.
+// resume runs t until it parks or ends. Called by runTasks alone, which sets currentG right after.
 func (w *worker) resume(t *task) {
 	t.parked, t.queued = false, false
 	co := t.co
@@ -172,16 +227,30 @@ func (w *worker) resume(t *task) {
 	if co.g != 0 {
 		w.currentG.Store(co.g)
 	}
-	alive := survives(func() { co.next() })
-	w.currentG.Store(w.g)
+	co.next()
 	w.running = nil
 	if t.ended {
+		w.currentG.Store(w.g)
 		t.co, co.t = nil, nil
-		if alive {
-			w.giveCoroutine(co)
-		}
+		w.giveCoroutine(co)
 		w.endTask(t)
 	}
+}
+
+// afterGoexit is deferred: it ends the task whose coroutine a runtime.Goexit has cost, and lets other
+// panics pass.
+func (w *worker) afterGoexit() {
+	t := w.running
+	if t == nil {
+		return
+	}
+	if value := recover(); value != (unwound{}) {
+		panic(value)
+	}
+	w.running = nil
+	w.currentG.Store(w.g)
+	t.co.t, t.co = nil, nil
+	w.endTask(t)
 }
 
 // survives switches to a coroutine and reports whether it still lives afterwards.
@@ -224,15 +293,28 @@ func (w *worker) endTask(t *task) {
 	w.tasks--
 	w.load.Add(-1)
 	w.unlink(t)
-	if pe, ok := t.failure.(*PanicError); ok {
+	if pe, ok := t.failure.(*PanicError); ok && t.scope == nil {
 		if t.detached {
 			w.rt.reportPanic(pe)
 		} else {
 			t.self.panicked(w.rt, pe)
 		}
 	}
+	w.tellEnd(t)
+}
+
+// tellEnd lets everybody know who waits for the task's end, however it came.
+func (w *worker) tellEnd(t *task) {
+	if t.follows != nil {
+		t.follows.end()
+	}
 	t.ctx.finish()
-	t.done.finish(w)
+	if !t.detached {
+		t.self.(joinable).tellJoiners(w)
+	}
+	if t.scope != nil {
+		t.scope.childEnded(w, t)
+	}
 }
 
 // park stops the task until wake. The caller has registered itself with whatever will call wake,
@@ -240,6 +322,9 @@ func (w *worker) endTask(t *task) {
 // may also come for another reason, such as cancellation.
 func (t *task) park() {
 	t.parked = true
+	if debugtag.Enabled {
+		t.notePark()
+	}
 	if !t.co.yield(struct{}{}) {
 		// The worker is ending for good and will not resume: run the deferred calls and be gone.
 		runtime.Goexit()
@@ -256,10 +341,21 @@ func (w *worker) wake(t *task) {
 
 // start takes a task that arrived on the worker.
 func (w *worker) start(t *task) {
-	w.tasks++
-	w.link(t)
+	w.adoptTask(t)
 	t.queued = true
 	w.runq.push(t)
+}
+
+// adoptTask makes t one of the worker's live tasks. A Cancel from elsewhere that saw no owner has set
+// the Context's error before: the task sees it.
+func (w *worker) adoptTask(t *task) {
+	t.owner.Store(w)
+	t.begun = w.timers.now
+	w.tasks++
+	w.link(t)
+	if t.follows != nil {
+		t.follows.begin(t)
+	}
 }
 
 func (w *worker) link(t *task) {
@@ -282,14 +378,33 @@ func (w *worker) unlink(t *task) {
 	t.liveNext, t.livePrev = nil, nil
 }
 
-// runTasks resumes what is runnable, up to a budget, so that completions are not left waiting by
-// tasks that keep waking one another.
+// runTasks resumes what is runnable, up to a budget of resumes and of time, so that completions are
+// not left waiting by tasks that keep waking one another.
 func (w *worker) runTasks() {
-	for range tasksPerTurn {
-		t := w.runq.pop()
-		if t == nil {
-			return
+	w.injector.sweep()
+	left, until := tasksPerTurn, w.timers.now+int64(taskSlice)
+	for w.runSome(&left, until) {
+	}
+	if w.runq.len > 0 || w.injector.len() > 0 {
+		w.stats.budgetTasks++
+	}
+}
+
+// runSome is runTasks until a task costs its coroutine: then it reports that there may be more.
+func (w *worker) runSome(left *int, until int64) (more bool) {
+	defer w.afterGoexit()
+	more = true // what a recovered end of a coroutine returns
+	for *left > 0 {
+		if *left%taskCheck == 1 && clock() > until {
+			break
 		}
+		t := w.nextTask()
+		if t == nil {
+			break
+		}
+		*left--
 		w.resume(t)
 	}
+	w.currentG.Store(w.g)
+	return false
 }

@@ -21,6 +21,7 @@ type timers struct {
 	w     *worker
 	wheel wheel.Wheel
 	now   int64 // at the start of the turn
+	late  bool  // due timers are left for the next turn
 	armed int64 // when the kernel's timer fires; 0 when none is in flight
 }
 
@@ -41,21 +42,34 @@ func (ts *timers) after(d time.Duration) int64 {
 
 func (ts *timers) add(t *wheel.Timer, when int64) { ts.wheel.Add(t, when) }
 
-func (ts *timers) remove(t *wheel.Timer) { ts.wheel.Remove(t) }
+// remove reports whether the timer was pending.
+func (ts *timers) remove(t *wheel.Timer) bool { return ts.wheel.Remove(t) }
 
 // tick reads the clock and fires what is due.
 func (ts *timers) tick() {
 	ts.now = clock()
-	if ts.wheel.Pending() > 0 {
-		ts.wheel.Advance(ts.now)
+	if ts.wheel.Pending() == 0 {
+		ts.late = false
+		return
 	}
+	ts.wheel.Expire(ts.now)
+	for range timersPerTurn {
+		t := ts.wheel.Pop()
+		if t == nil {
+			ts.late = false
+			return
+		}
+		t.Fire(t, ts.now)
+	}
+	ts.late = true
+	ts.w.stats.budgetTimers++
 }
 
 // arm sees to it that the kernel ends a wait for the earliest timer. A kernel timer that is armed
 // for later is moved; one armed for earlier is left, since programming it costs more than one wake.
 func (ts *timers) arm() {
 	when, ok := ts.wheel.Next()
-	if !ok || (ts.armed != 0 && ts.armed <= when) {
+	if !ok || ts.late || (ts.armed != 0 && ts.armed <= when) {
 		return
 	}
 	// Relative to now, at least a little: 0 would mean "at once" and could spin.

@@ -22,7 +22,8 @@ type netUDPConn = net.UDPConn
 // are package net's everywhere. Any goroutine may call any method: reads take turns with reads, and
 // writes with writes.
 //
-// Slices given to a method are the caller's again when it returns.
+// Slices given to a method are the caller's again when it returns. Methods of a nil or zero UDPConn
+// return EINVAL.
 type UDPConn struct {
 	*netUDPConn
 	direct *udpDirect // nil: package net does all of it
@@ -99,7 +100,14 @@ func wrapUDP(conn *net.UDPConn, err error) (*UDPConn, error) {
 
 // NetConn returns the package net connection beneath, for libraries that ask for that very type. It
 // is the same socket: closing one closes both, and both may be used side by side. Any goroutine.
-func (c *UDPConn) NetConn() *net.UDPConn { return c.netUDPConn }
+func (c *UDPConn) NetConn() *net.UDPConn {
+	if !c.ok() {
+		return nil
+	}
+	return c.netUDPConn
+}
+
+func (c *UDPConn) ok() bool { return c != nil && c.netUDPConn != nil }
 
 // noUDPAddr is an address of no kind.
 type noUDPAddr struct{}

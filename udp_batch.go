@@ -56,6 +56,9 @@ func (m *UDPMessage) reset() {
 // batch, about 300 bytes an entry. The buffers are the caller's again when it returns. Blocks. Any
 // goroutine.
 func (c *UDPConn) ReadBatch(ms []UDPMessage, flags int) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
 	if len(ms) == 0 {
 		return 0, nil
 	}
@@ -161,6 +164,9 @@ func (m *UDPMessage) size() (n int) {
 // nothing, once its memory has grown to the largest batch. The buffers are the caller's again when it
 // returns. Blocks. Any goroutine.
 func (c *UDPConn) WriteBatch(ms []UDPMessage, flags int) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
 	for i := range ms {
 		ms[i].N, ms[i].NN, ms[i].Flags = 0, 0, 0
 	}

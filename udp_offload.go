@@ -246,6 +246,9 @@ func (c *UDPConn) account(ms []UDPMessage, n int) (done int) {
 // an error, which is Write's. It allocates nothing. p is the caller's again when it returns. Blocks.
 // Any goroutine.
 func (c *UDPConn) WriteSegments(p []byte, size int, addr netip.AddrPort) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
 	if size < 1 || size > payloadMax {
 		return 0, c.failed("write", c.addrOf(&UDPMessage{Addr: addr}), syscall.EINVAL)
 	}
@@ -302,6 +305,9 @@ func (c *UDPConn) option(set func(fd uintptr, v6 bool) error) error {
 // as one, and a buffer under 64 KiB would cut the piece. The error is errors.ErrUnsupported where the
 // system can't. Any goroutine.
 func (c *UDPConn) SetGRO(on bool) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
 	return c.option(func(fd uintptr, _ bool) error { return rawio.MsgSetGRO(fd, on) })
 }
 
@@ -309,6 +315,9 @@ func (c *UDPConn) SetGRO(on bool) error {
 // traffic class stays (IP_TOS, IPV6_TCLASS). The error is errors.ErrUnsupported where the system
 // can't. Any goroutine.
 func (c *UDPConn) SetECN(e ECN) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
 	return c.option(func(fd uintptr, v6 bool) error {
 		if e > ECNCE {
 			return syscall.EINVAL
@@ -320,6 +329,9 @@ func (c *UDPConn) SetECN(e ECN) error {
 // SetReceiveECN asks for the ECN bits of what arrives, for UDPMessage.ECN (IP_RECVTOS,
 // IPV6_RECVTCLASS). The error is errors.ErrUnsupported where the system can't. Any goroutine.
 func (c *UDPConn) SetReceiveECN(on bool) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
 	return c.option(func(fd uintptr, v6 bool) error { return rawio.MsgSetReceiveTraffic(fd, v6, on) })
 }
 
@@ -327,5 +339,8 @@ func (c *UDPConn) SetReceiveECN(on bool) error {
 // and UDPMessage.Interface (IP_PKTINFO, IPV6_RECVPKTINFO). The error is errors.ErrUnsupported where the
 // system can't. Any goroutine.
 func (c *UDPConn) SetPacketInfo(on bool) error {
+	if !c.ok() {
+		return syscall.EINVAL
+	}
 	return c.option(func(fd uintptr, v6 bool) error { return rawio.MsgSetPacketInfo(fd, v6, on) })
 }

@@ -86,6 +86,9 @@ func (c *UDPConn) receive(kind readKind, call string, p, oob []byte) (got receiv
 // datagram of no bytes is 0 and no error, and so is a p of no bytes, which takes none. Blocks. Any
 // goroutine.
 func (c *UDPConn) Read(p []byte) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
 	if c.direct == nil || len(p) == 0 {
 		return c.netUDPConn.Read(p)
 	}
@@ -95,6 +98,9 @@ func (c *UDPConn) Read(p []byte) (int, error) {
 
 // ReadFrom implements [net.PacketConn]. Blocks. Any goroutine.
 func (c *UDPConn) ReadFrom(p []byte) (int, net.Addr, error) {
+	if !c.ok() {
+		return 0, nil, syscall.EINVAL
+	}
 	n, addr, err := c.ReadFromUDP(p)
 	if addr == nil {
 		return n, nil, err
@@ -104,6 +110,9 @@ func (c *UDPConn) ReadFrom(p []byte) (int, net.Addr, error) {
 
 // ReadFromUDP is ReadFrom with package net's address type. Blocks. Any goroutine.
 func (c *UDPConn) ReadFromUDP(p []byte) (int, *net.UDPAddr, error) {
+	if !c.ok() {
+		return 0, nil, syscall.EINVAL
+	}
 	if c.direct == nil {
 		return c.netUDPConn.ReadFromUDP(p)
 	}
@@ -117,6 +126,9 @@ func (c *UDPConn) ReadFromUDP(p []byte) (int, *net.UDPAddr, error) {
 // ReadFromUDPAddrPort is ReadFrom that allocates nothing. On a socket for both families an IPv4
 // address comes in its mapped form. Blocks. Any goroutine.
 func (c *UDPConn) ReadFromUDPAddrPort(p []byte) (int, netip.AddrPort, error) {
+	if !c.ok() {
+		return 0, netip.AddrPort{}, syscall.EINVAL
+	}
 	if c.direct == nil {
 		return c.netUDPConn.ReadFromUDPAddrPort(p)
 	}
@@ -127,6 +139,9 @@ func (c *UDPConn) ReadFromUDPAddrPort(p []byte) (int, netip.AddrPort, error) {
 // ReadMsgUDP receives a datagram into p and its control messages, recvmsg(2)'s, into oob. flags has
 // MSG_TRUNC or MSG_CTRUNC where p or oob was too short. Blocks. Any goroutine.
 func (c *UDPConn) ReadMsgUDP(p, oob []byte) (n, oobn, flags int, addr *net.UDPAddr, err error) {
+	if !c.ok() {
+		return 0, 0, 0, nil, syscall.EINVAL
+	}
 	if c.direct == nil {
 		return c.netUDPConn.ReadMsgUDP(p, oob)
 	}
@@ -139,6 +154,9 @@ func (c *UDPConn) ReadMsgUDP(p, oob []byte) (n, oobn, flags int, addr *net.UDPAd
 func (c *UDPConn) ReadMsgUDPAddrPort(p, oob []byte) (
 	n, oobn, flags int, addr netip.AddrPort, err error,
 ) {
+	if !c.ok() {
+		return 0, 0, 0, netip.AddrPort{}, syscall.EINVAL
+	}
 	if c.direct == nil {
 		return c.netUDPConn.ReadMsgUDPAddrPort(p, oob)
 	}

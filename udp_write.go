@@ -94,6 +94,9 @@ func (c *UDPConn) outcome(call string, addr net.Addr, errno syscall.Errno, err e
 // Write implements [net.Conn]: one datagram to the peer the socket is connected to. Blocks. Any
 // goroutine.
 func (c *UDPConn) Write(p []byte) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
 	if c.direct == nil {
 		return c.netUDPConn.Write(p)
 	}
@@ -107,6 +110,9 @@ func (c *UDPConn) Write(p []byte) (int, error) {
 
 // WriteTo implements [net.PacketConn]; addr must be a *net.UDPAddr. Blocks. Any goroutine.
 func (c *UDPConn) WriteTo(p []byte, addr net.Addr) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
 	if a, ok := addr.(*net.UDPAddr); ok {
 		return c.WriteToUDP(p, a)
 	}
@@ -115,6 +121,9 @@ func (c *UDPConn) WriteTo(p []byte, addr net.Addr) (int, error) {
 
 // WriteToUDP sends one datagram to addr. Blocks. Any goroutine.
 func (c *UDPConn) WriteToUDP(p []byte, addr *net.UDPAddr) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
 	if c.direct == nil || c.direct.connected || addr == nil {
 		return c.netUDPConn.WriteToUDP(p, addr)
 	}
@@ -132,6 +141,9 @@ func (c *UDPConn) WriteToUDP(p []byte, addr *net.UDPAddr) (int, error) {
 
 // WriteToUDPAddrPort sends one datagram to addr and allocates nothing. Blocks. Any goroutine.
 func (c *UDPConn) WriteToUDPAddrPort(p []byte, addr netip.AddrPort) (int, error) {
+	if !c.ok() {
+		return 0, syscall.EINVAL
+	}
 	if c.direct == nil || c.direct.connected || !addr.IsValid() {
 		return c.netUDPConn.WriteToUDPAddrPort(p, addr)
 	}
@@ -150,6 +162,9 @@ func (c *UDPConn) WriteToUDPAddrPort(p []byte, addr netip.AddrPort) (int, error)
 // WriteMsgUDP sends p with the control messages in oob, sendmsg(2)'s. addr is nil where the socket is
 // connected, and only there. It returns the bytes sent of each. Blocks. Any goroutine.
 func (c *UDPConn) WriteMsgUDP(p, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
+	if !c.ok() {
+		return 0, 0, syscall.EINVAL
+	}
 	if c.direct == nil || c.direct.connected != (addr == nil) {
 		return c.netUDPConn.WriteMsgUDP(p, oob, addr)
 	}
@@ -172,6 +187,9 @@ func (c *UDPConn) WriteMsgUDP(p, oob []byte, addr *net.UDPAddr) (n, oobn int, er
 // WriteMsgUDPAddrPort is WriteMsgUDP that allocates nothing; an addr that is not valid stands for
 // none. Blocks. Any goroutine.
 func (c *UDPConn) WriteMsgUDPAddrPort(p, oob []byte, addr netip.AddrPort) (n, oobn int, err error) {
+	if !c.ok() {
+		return 0, 0, syscall.EINVAL
+	}
 	if c.direct == nil || c.direct.connected == addr.IsValid() {
 		return c.netUDPConn.WriteMsgUDPAddrPort(p, oob, addr)
 	}

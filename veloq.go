@@ -1,7 +1,8 @@
 // Package veloq is a network runtime: workers that each own a thread, a driver (io_uring, epoll or a
 // completion port), buffers and timers, and on them two ways to do I/O. Handlers are callbacks; tasks
 // are coroutines that read as blocking code; both run on a worker, and a worker crosses into C once a
-// turn, however many connections it serves in it.
+// turn, however many connections it serves in it. Beside the workers, Listen and Dial are package net's
+// for any goroutine, on connections that read and write with less CPU: docs/netdoor.md.
 //
 // docs/ownership.md says what may block where, and whose each buffer is.
 package veloq
@@ -9,7 +10,7 @@ package veloq
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
+	"io"
 	"os"
 	"runtime"
 	"slices"
@@ -83,6 +84,13 @@ type Config struct {
 	// 65536; beyond it Spawn and Go fail with ErrFull.
 	InboxLimit int
 
+	// BlockingMax is how many calls the blocking pool makes at once, each on a goroutine that the
+	// system may give a thread; default 512. BlockingQueue is how many more may wait, default 10000,
+	// -1 for none; beyond it SpawnBlocking fails with an *OverloadError. BlockingIdle is how long one of
+	// its goroutines without a call is kept, default 30 s.
+	BlockingMax, BlockingQueue int
+	BlockingIdle               time.Duration
+
 	// SubmissionEntries and CompletionEntries are the sizes of each worker's rings, powers of two,
 	// default 4096 and 32768. A full ring costs a crossing, nothing else.
 	SubmissionEntries, CompletionEntries int
@@ -90,13 +98,39 @@ type Config struct {
 	// by one connection after another; BufferCount is a power of two. On kernels before 6.12 a buffer
 	// holds what one receive got, and BufferSize/4 and BufferCount*4 are used.
 	BufferCount, BufferSize int
+	// PacketCount and PacketSize are each worker's buffers for datagrams, default 256 of 66 KiB, one a
+	// datagram, of which untouched pages take no memory; PacketCount is a power of two. PacketSize less
+	// 176 bytes is the longest datagram that is not cut off.
+	PacketCount, PacketSize int
+	// PacketQueue is how many datagrams may be unread on one socket before its receiving is paused, and
+	// the system's socket buffer fills and drops; default 128.
+	PacketQueue int
 	// ArenaSize is each of a worker's two areas for a turn's small sends in bytes, default 1 MiB.
 	ArenaSize int
+
+	// ZeroCopyMin is how many bytes in one piece are sent without a copy: leases, and tasks' writes of
+	// over 16 KiB; 0, the default, is none. The kernel then reads the bytes until the peer's system has
+	// acknowledged them: a lease keeps its buffer, and a Write returns, only then. A Write that is
+	// given up meanwhile resets the connection. It costs less only for large pieces on a real network:
+	// where the kernel reports that it copied, as on loopback, a stream stops by itself. io_uring
+	// since Linux 6.2; other drivers copy.
+	ZeroCopyMin int
+	// Stage says whether the net door's small writes go out together by worker 0; StageAuto by default.
+	// The environment's VELOQ_STAGE, "auto", "on" or "off", then decides.
+	Stage StageMode
 
 	// Restrict makes each worker's ring refuse every operation but those that veloq uses
 	// (io_uring_register(2), IORING_REGISTER_RESTRICTIONS): whoever gets hold of the ring can open no
 	// file with it. A driver without a ring has nothing to restrict.
 	Restrict bool
+
+	// WatchdogAfter is how long a task or handler may keep a worker before it is reported to OnHog and
+	// counted. The default, 0, is 100 ms where OnHog is set and else no watchdog; at least 1 ms. The
+	// report comes a quarter of it late at most.
+	WatchdogAfter time.Duration
+	// OnHog gets each task or handler that keeps its worker for longer, once, while it does. It runs on
+	// the watchdog's goroutine. Finding the stack stops the program's other goroutines for a moment.
+	OnHog func(*Hog)
 
 	// OnPanic gets the panic of a task that nobody joins and of a handler, on a goroutine of the
 	// runtime's choice. The default, nil, crashes the program, as a goroutine's panic does.
@@ -115,16 +149,27 @@ func (c *Config) setDefaults() error {
 	set(&c.ReadLimit, 256<<10)
 	set(&c.WriteHigh, 256<<10)
 	set(&c.InboxLimit, 65536)
+	set(&c.BlockingMax, 512)
+	set(&c.BlockingQueue, 10000)
 	set(&c.SubmissionEntries, 4096)
 	set(&c.CompletionEntries, max(32768, c.SubmissionEntries))
 	set(&c.BufferCount, 128)
 	set(&c.BufferSize, 64<<10)
 	set(&c.ArenaSize, 1<<20)
+	set(&c.PacketCount, 256)
+	set(&c.PacketSize, 66<<10)
+	set(&c.PacketQueue, 128)
 	if c.WriteHigh > 0 {
 		c.WriteHigh = max(c.WriteHigh, inlineMax)
 	}
+	if c.OnHog != nil && c.WatchdogAfter == 0 {
+		c.WatchdogAfter = watchDefault
+	}
 	if c.CloseTimeout == 0 {
 		c.CloseTimeout = 10 * time.Second
+	}
+	if c.BlockingIdle == 0 {
+		c.BlockingIdle = 30 * time.Second
 	}
 	if err := c.fromEnvironment(); err != nil {
 		return err
@@ -139,10 +184,18 @@ func (c *Config) check() error {
 		return configError("Workers must be 1 to %d, is %d", workersMax, c.Workers)
 	case c.Driver > DriverIOCP:
 		return configError("no driver %d", c.Driver)
+	case c.Stage > StageOff:
+		return configError("no stage mode %d", c.Stage)
 	case c.Spin < 0 || c.Spin > time.Second:
 		return configError("Spin must be 0 to 1s, is %v", c.Spin)
 	case c.ReadLimit < 1 || c.ReadLimit > 1<<30 || c.WriteHigh < 1 || c.WriteHigh > 1<<30 || c.InboxLimit < 1:
 		return configError("ReadLimit and WriteHigh must be at most 1 GiB, and like InboxLimit positive")
+	case c.ZeroCopyMin < 0:
+		return configError("ZeroCopyMin must not be negative, is %d", c.ZeroCopyMin)
+	case c.BlockingMax < 1 || c.BlockingQueue < -1 || c.BlockingIdle < 0:
+		return configError("BlockingMax must be positive, BlockingQueue at least -1, BlockingIdle not negative")
+	case c.WatchdogAfter < 0 || c.WatchdogAfter > 0 && c.WatchdogAfter < time.Millisecond:
+		return configError("WatchdogAfter must be 0 or at least 1ms, is %v", c.WatchdogAfter)
 	case c.CloseTimeout < 0:
 		return configError("CloseTimeout must not be negative, is %v", c.CloseTimeout)
 	case !power(c.SubmissionEntries, 8, 32768):
@@ -153,6 +206,12 @@ func (c *Config) check() error {
 		return configError("BufferCount must be a power of two, 2 to 8192, is %d", c.BufferCount)
 	case c.BufferSize < 1024 || c.BufferSize > 1<<20:
 		return configError("BufferSize must be 1 KiB to 1 MiB, is %d", c.BufferSize)
+	case !power(c.PacketCount, 2, 8192):
+		return configError("PacketCount must be a power of two, 2 to 8192, is %d", c.PacketCount)
+	case c.PacketSize < 1024 || c.PacketSize > 1<<20:
+		return configError("PacketSize must be 1 KiB to 1 MiB, is %d", c.PacketSize)
+	case c.PacketQueue < 1:
+		return configError("PacketQueue must be positive, is %d", c.PacketQueue)
 	case c.ArenaSize < inlineMax || c.ArenaSize > 1<<30:
 		return configError("ArenaSize must be 16 KiB to 1 GiB, is %d", c.ArenaSize)
 	}
@@ -161,7 +220,7 @@ func (c *Config) check() error {
 
 const workersMax = 1024
 
-// fromEnvironment takes VELOQ_DRIVER, and VELOQ_DENY: names of core.CapNames with commas between
+// fromEnvironment takes VELOQ_DRIVER, VELOQ_STAGE, and VELOQ_DENY: names of core.CapNames with commas between
 // them, which the driver must do without. That is for tests: it shows here what an older kernel has.
 func (c *Config) fromEnvironment() error {
 	if name := os.Getenv("VELOQ_DRIVER"); name != "" {
@@ -172,6 +231,13 @@ func (c *Config) fromEnvironment() error {
 		if c.Driver == DriverAuto {
 			c.Driver = d
 		}
+	}
+	mode, err := stageFromEnvironment()
+	if err != nil {
+		return err
+	}
+	if c.Stage == StageAuto {
+		c.Stage = mode
 	}
 	list := os.Getenv("VELOQ_DENY")
 	if list == "" {
@@ -202,6 +268,8 @@ func (c *Config) core() core.Config {
 		WholeCount:      uint32(c.BufferCount * 4),
 		WholeSizeBytes:  uint32(c.BufferSize / 4),
 		Restricted:      uint32(boolInt(c.Restrict)),
+		PacketCount:     uint32(c.PacketCount),
+		PacketSizeBytes: uint32(c.PacketSize),
 	}
 }
 
@@ -210,15 +278,19 @@ type Runtime struct {
 	config  Config
 	workers []*worker
 	mesh    *mesh // nil with one worker
+	stager  *stager
+	pool    blockingPool
 	closing atomic.Bool
 	looping sync.WaitGroup // workers that may still send to others
 	done    sync.WaitGroup // workers that have not freed everything
 
 	mu      sync.Mutex
-	servers map[*Server]struct{}
-	reports []core.Report
-	closed  chan struct{}
-	freed   bool
+	servers map[served]struct{}
+	// listeners are those of the net door.
+	listeners map[io.Closer]struct{}
+	reports   []core.Report
+	closed    chan struct{}
+	freed     bool
 }
 
 // New starts a runtime. If a worker can't start, none does, and the error (a *DriverError where the
@@ -229,7 +301,7 @@ func New(config Config) (*Runtime, error) {
 	}
 	rt := &Runtime{
 		config:  config,
-		servers: map[*Server]struct{}{},
+		servers: map[served]struct{}{},
 		reports: make([]core.Report, config.Workers),
 		closed:  make(chan struct{}),
 	}
@@ -246,11 +318,17 @@ func New(config Config) (*Runtime, error) {
 	for i := range config.Workers {
 		rt.workers = append(rt.workers, newWorker(rt, i))
 	}
+	rt.stager = newStager(config.Stage, func() *worker { return rt.workers[0] })
+	rt.pool.init(&rt.config)
 	if err := rt.start(); err != nil {
 		if rt.mesh != nil {
 			rt.mesh.free()
 		}
 		return nil, err
+	}
+	noteWorkers(rt.workers, true)
+	if config.WatchdogAfter > 0 {
+		go rt.watchdog()
 	}
 	return rt, nil
 }
@@ -281,10 +359,13 @@ func (rt *Runtime) Workers() int { return len(rt.workers) }
 
 // Close ends everything at once: servers, connections, tasks (which get ErrClosed wherever they wait,
 // and are unwound by runtime.Goexit if they wait again after a second), and waits until it is
-// over. A second Close waits too. From a task it begins the end and returns ErrNotTask, since a task
+// over. Calls in the blocking pool have their ctx cancelled, and a second too: one that goes on keeps its
+// goroutine. A second Close waits too. From a task it begins the end and returns ErrNotTask, since a task
 // can't wait for its own. Any goroutine. Blocks.
 func (rt *Runtime) Close() error {
 	rt.closing.Store(true)
+	rt.closeListeners()
+	rt.pool.close()
 	for _, w := range rt.workers {
 		w.post(&note{do: (*worker).stop})
 	}
@@ -294,6 +375,7 @@ func (rt *Runtime) Close() error {
 		}
 	}
 	rt.done.Wait()
+	rt.pool.wait(stopGrace)
 	rt.finish()
 	return nil
 }
@@ -310,6 +392,7 @@ func (rt *Runtime) finish() {
 	servers := rt.servers
 	rt.servers = nil
 	rt.mu.Unlock()
+	noteWorkers(rt.workers, false)
 	if rt.mesh != nil {
 		rt.mesh.free()
 	}
@@ -324,11 +407,12 @@ func (rt *Runtime) finish() {
 // Any goroutine, never a task. Blocks.
 func (rt *Runtime) Shutdown(ctx context.Context) error {
 	rt.mu.Lock()
-	servers := make([]*Server, 0, len(rt.servers))
+	servers := make([]served, 0, len(rt.servers))
 	for s := range rt.servers {
 		servers = append(servers, s)
 	}
 	rt.mu.Unlock()
+	rt.closeListeners()
 	var late error
 	for _, s := range servers {
 		if err := s.Shutdown(ctx); err != nil {
@@ -360,10 +444,17 @@ func (rt *Runtime) idle() bool {
 			return false
 		}
 	}
-	return true
+	return !rt.pool.busy()
 }
 
-func (rt *Runtime) addServer(s *Server) bool {
+// A served is a Server or a DatagramServer.
+type served interface {
+	Shutdown(ctx context.Context) error
+	// end is called when the runtime has ended.
+	end()
+}
+
+func (rt *Runtime) addServer(s served) bool {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	if rt.closing.Load() || rt.servers == nil {
@@ -373,7 +464,7 @@ func (rt *Runtime) addServer(s *Server) bool {
 	return true
 }
 
-func (rt *Runtime) removeServer(s *Server) {
+func (rt *Runtime) removeServer(s served) {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	delete(rt.servers, s)
@@ -381,7 +472,7 @@ func (rt *Runtime) removeServer(s *Server) {
 
 // submit implements Spawner: the task goes to the less loaded of two workers.
 func (rt *Runtime) submit(t *task, target int) error {
-	if target == anyWorker {
+	if target == anyWorker || target == someWorker || target == leastWorker {
 		target = rt.choose()
 	}
 	if target < 0 || target >= len(rt.workers) {
@@ -406,12 +497,7 @@ func (rt *Runtime) choose() int {
 	if n == 1 {
 		return 0
 	}
-	i := rand.IntN(n)
-	j := (i + 1 + rand.IntN(n-1)) % n
-	if rt.workers[j].load.Load() < rt.workers[i].load.Load() {
-		return j
-	}
-	return i
+	return lessLoaded(n, func(i int) int64 { return rt.workers[i].load.Load() })
 }
 
 // leastLoaded returns the worker with the fewest tasks and streams, w where it is one of them.
@@ -426,15 +512,29 @@ func (rt *Runtime) leastLoaded(w *worker) *worker {
 }
 
 // submit implements Spawner: the task stays on the worker, unless it is sent to another.
+// home implements LocalSpawner.
+func (c *Context) home() *worker { return c.w }
+
 func (c *Context) submit(t *task, target int) error {
 	w := c.w
 	if !w.here() {
 		return w.elsewhere()
 	}
-	t.ctx.values = c.values
-	if target == anyWorker || target == w.id {
+	if t.ctx.values == nil {
+		t.ctx.values = c.values
+	}
+	if target == leastWorker {
+		target = w.rt.choose()
+	}
+	if target == someWorker || target == anyWorker || target == w.id {
 		if w.stopping {
 			return ErrClosed
+		}
+		if target == someWorker {
+			t.stealable = true
+			w.load.Add(1)
+			w.offer(t)
+			return nil
 		}
 		t.ctx.w = w
 		w.load.Add(1)
@@ -495,6 +595,31 @@ func Default() (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
+	rt.stager = defaultStager()
 	defaultRuntime.rt = rt
 	return rt, nil
+}
+
+var packageStager struct {
+	once sync.Once
+	st   *stager
+}
+
+// defaultStager is the one of connections that package-level functions make. It starts the default
+// runtime when it first has something to send by it.
+func defaultStager() *stager {
+	packageStager.once.Do(func() {
+		mode, err := stageFromEnvironment()
+		if err != nil {
+			mode = StageOff // Default says why, to who asks for a runtime
+		}
+		packageStager.st = newStager(mode, func() *worker {
+			rt, err := Default()
+			if err != nil {
+				return nil
+			}
+			return rt.workers[0]
+		})
+	})
+	return packageStager.st
 }

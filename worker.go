@@ -4,17 +4,29 @@ package veloq
 // nothing else touches; and its turn.
 
 import (
+	"context"
 	"runtime"
+	"runtime/pprof"
+	"runtime/trace"
+	"strconv"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/veloq/veloq/internal/core"
 	"github.com/veloq/veloq/internal/gid"
 	"github.com/veloq/veloq/internal/wheel"
 )
 
-// tasksPerTurn bounds the resumes between two crossings.
-const tasksPerTurn = 4096
+// Budgets of a turn: what is left waits for the next one. Completions need none, as a crossing yields
+// no more than the completion ring holds.
+const (
+	tasksPerTurn  = 4096             // resumes,
+	taskSlice     = time.Millisecond // and the time that they may take,
+	taskCheck     = 32               // which is looked at after so many
+	notesPerTurn  = 4096             // from the inbox
+	timersPerTurn = 4096
+)
 
 // yieldEvery is how long a worker is active before it lets Go's scheduler have its thread's P for a
 // moment: a locked goroutine that never yields keeps sysmon polling every 20 µs, which costs more.
@@ -39,33 +51,53 @@ type worker struct {
 	ended    atomic.Bool
 	load     atomic.Int64 // tasks and streams, for those who choose a worker
 	wakes    atomic.Uint64
-	_        [64]byte // what others write stays off the worker's lines
+	thieves  thieves
+	injector injector
+	watch    watched
+	labels   context.Context        // of its samples in profiles; constant
+	stager   atomic.Pointer[stager] // has batches sent here; nil while none does
+	mail     atomic.Uint32          // some port of ports was told of something
+	_        [64]byte               // what others write stays off the worker's lines
 
 	// The worker's alone.
 	running        *task
 	runq           taskQueue
+	preferNew      bool // nextTask's turn
+	victim         int  // whom steal looked at last
+	inboxRest      *note
 	live           *task
 	tasks          int
 	idle           []*coroutine
 	slots          slotTable
 	streams        int
+	sockets        int // of datagrams
 	completions    []core.CQE
 	buffers        bufferGroup
-	unread         []*Stream  // may have unread bytes
-	lending        []*Stream  // may have leases in their queues
-	holders        []*task    // wait in a WriteLease
-	resumed        []*Stream  // handlers that get what was kept
-	dirty          streamList // have something to send
-	settling       streamList // are shutting down or closing
+	packets        bufferGroup    // for datagrams
+	unread         []*Stream      // may have unread bytes
+	lending        []*Stream      // may have leases in their queues
+	holders        []*task        // wait in a WriteLease
+	resumed        []*Stream      // handlers that get what was kept
+	dirty          streamList     // have something to send
+	settling       streamList     // are shutting down or closing
+	zeroCopyMin    int            // Config.ZeroCopyMin, 0 where the driver can't
+	noAddr         unsafe.Pointer // nil until a connection is reset
+	datagrams      datagrams
+	packetSends    []packetSend // quiet datagrams that are not confirmed
 	arena          *arena
 	sentArena      *arena
 	quiet          []*Stream // whose quiet sends are not confirmed
 	partial        bool      // the last enter left submissions behind
+	hurried        bool      // somebody waits for the end of this turn's quiet sends
 	outFree        []*outbound
 	chunkFree      []*chunk
+	pools          []*Pool
 	timers         timers
 	knocking       []*worker
 	knocks         []bool
+	ports          []port  // of the public meshes
+	publishing     []*link // have messages that nobody sees yet
+	talk           talk
 	handlerContext Context
 	lastYield      int64
 	stopping       bool
@@ -77,6 +109,8 @@ func newWorker(rt *Runtime, id int) *worker {
 	w := &worker{rt: rt, id: id, knocks: make([]bool, rt.config.Workers)}
 	w.slots.init()
 	w.handlerContext.w = w
+	w.watch.on = rt.config.WatchdogAfter > 0
+	w.labels = pprof.WithLabels(context.Background(), pprof.Labels("worker", strconv.Itoa(id)))
 	return w
 }
 
@@ -96,9 +130,14 @@ func (w *worker) main(started chan<- error) {
 		}
 	}()
 	for !w.finished() {
+		if trace.IsEnabled() {
+			trace.WithRegion(w.labels, "veloq.turn", w.turn)
+			continue
+		}
 		w.turn()
 	}
 	w.stopCoroutines()
+	w.knockAll() // there is no turn any more that would, for those who were just told
 	w.tearDown()
 	ended = true
 }
@@ -106,6 +145,8 @@ func (w *worker) main(started chan<- error) {
 func (w *worker) setUp() error {
 	w.g = gid.Get()
 	w.currentG.Store(w.g)
+	pprof.SetGoroutineLabels(w.labels) // which its coroutines inherit
+	w.watch.introduce(w.g, nil)
 	c := &w.rt.config
 	if c.PinCPU {
 		if err := core.PinThread(uint32(w.id % runtime.NumCPU())); err != nil {
@@ -121,13 +162,17 @@ func (w *worker) setUp() error {
 	if report.Caps&core.CapSkipSuccess != 0 {
 		w.skipSuccess = core.SQESkipSuccess
 	}
+	if report.Caps&core.CapSendZC != 0 {
+		w.zeroCopyMin = c.ZeroCopyMin
+	}
 	for _, a := range []**arena{&w.arena, &w.sentArena} {
 		if *a, err = newArena(c.ArenaSize); err != nil {
 			driver.Destroy()
 			return &DriverError{Step: "arena", Err: err}
 		}
 	}
-	w.buffers.init(w)
+	w.buffers.init(w, &driver.Buffers, w.spill)
+	w.packets.init(w, &driver.Packets, w.spillPackets)
 	w.timers.init(w)
 	w.armWake()
 	return nil
@@ -144,18 +189,28 @@ func (w *worker) armWake() {
 // everything that completed is dispatched.
 func (w *worker) turn() {
 	w.stats.turns++
+	if w.watch.on {
+		w.watch.beat.Store(w.stats.turns)
+	}
 	w.drainMesh()
+	w.drainPorts()
 	w.drainInbox()
 	w.timers.tick()
 	w.runTasks()
 	w.settleStreams()
+	w.settleDatagrams()
 	w.resumeHandlers()
 	w.buffers.reclaim()
+	w.packets.reclaim()
 	w.flush()
+	w.flushPackets()
 	w.timers.arm()
+	w.publishPorts()
 	w.knockAll()
+	w.measureTurn()
 	w.cross()
 	w.flip()
+	w.measureCrossing()
 	w.dispatch()
 	w.forgetRead()
 	w.forgetLent()
@@ -169,51 +224,76 @@ func (w *worker) turn() {
 // so that whoever brings work rings.
 func (w *worker) cross() {
 	if w.busy() || w.empty() {
+		if w.injector.len() > 1 {
+			w.callThief()
+		}
 		w.enter(0)
 		return
 	}
-	if w.rt.config.Spin > 0 && w.stats.lastBatch <= spinBatchMax && w.spin() {
+	if w.steal() {
+		w.enter(0)
+		return
+	}
+	if w.rt.config.Spin > 0 && w.stats.lastBatch <= spinBatchMax && w.spin(w.rt.config.Spin, false) {
+		return
+	}
+	if w.talk.spins() && w.talk.judge(w.spin(talkSpin, true)) {
 		return
 	}
 	w.driver.Doorbell.Prepare()
-	if w.called() {
+	if w.called() || w.lootWaits() {
 		w.driver.Doorbell.Awake()
 		w.enter(0)
 		return
 	}
 	w.stats.waits++
+	w.talk.sleep()
+	if w.watch.on {
+		w.watch.sleep.Store(true)
+	}
 	w.enter(1)
+	if w.watch.on {
+		w.watch.beat.Store(0) // no turn's number: what follows is counted from here
+		w.watch.sleep.Store(false)
+	}
 	w.driver.Doorbell.Awake()
+	w.talk.awake(w.mail.Load() != 0)
 }
 
 // busy reports whether the worker itself has more to do at once.
 func (w *worker) busy() bool {
-	return w.runq.len > 0 || w.settling.len() > 0 || w.dirty.len() > 0 || len(w.resumed) > 0 ||
-		len(w.completions) > 0 || w.partial || w.buffers.offered || w.called()
+	return w.runq.len > 0 || w.injector.len() > 0 || w.inboxRest != nil || w.timers.late ||
+		w.settling.len() > 0 || w.dirty.len() > 0 || len(w.resumed) > 0 || len(w.completions) > 0 ||
+		w.partial || w.hurried || w.buffers.offered || w.packets.offered || w.datagrams.waiting() || w.called()
 }
 
 // called reports whether another thread has brought something: what is re-checked between saying
 // that the worker sleeps and sleeping.
 func (w *worker) called() bool {
-	return w.inbox.head.Load() != nil || w.buffers.returned.Load() != nil || w.meshWaiting()
+	return w.inbox.head.Load() != nil || w.buffers.returned.Load() != nil ||
+		w.packets.returned.Load() != nil || w.mail.Load() != 0 || w.meshWaiting()
 }
 
-// spin submits what is staged and waits for work without sleeping, for Config.Spin at most. It
-// reports whether there is any, and has collected it then.
-func (w *worker) spin() bool {
+// spin submits what is staged and waits for work without sleeping, for d at most. It
+// reports whether there is any, and has collected it then. giveWay is for work that another thread is
+// about to bring: it may be waiting for this CPU.
+func (w *worker) spin(d time.Duration, giveWay bool) bool {
 	if w.driver.Unsubmitted() > 0 {
 		w.enter(0)
 		if len(w.completions) > 0 {
 			return true
 		}
 	}
-	until := clock() + int64(w.rt.config.Spin)
+	until := clock() + int64(d)
 	for clock() < until {
 		for range 16 {
 			if w.driver.Pending() || w.called() {
 				w.enter(0)
 				return true
 			}
+		}
+		if giveWay {
+			core.YieldThread()
 		}
 		if w.driver.Polled() {
 			w.enter(0)
@@ -249,10 +329,14 @@ func (w *worker) stop() {
 			owner.abort()
 		}
 	}
+	w.beginAll()
 	for t := w.live; t != nil; t = t.liveNext {
 		t.ctx.cancel(ErrClosed)
 	}
 	w.handlerContext.cancel(ErrClosed)
+	if st := w.stager.Load(); st != nil {
+		st.detach(w)
+	}
 	// A turn at the latest then, to see whether all is over.
 	w.grace.Fire = func(*wheel.Timer, int64) {}
 	w.timers.add(&w.grace, w.timers.after(stopGrace))
@@ -260,8 +344,8 @@ func (w *worker) stop() {
 
 // empty reports whether a stopping worker has nothing left but to submit what is staged.
 func (w *worker) empty() bool {
-	return w.stopping && w.tasks == 0 && w.slots.used == 0 && w.inbox.head.Load() == nil &&
-		!w.meshWaiting() && w.dirty.len() == 0
+	return w.stopping && w.tasks == 0 && w.slots.used == 0 && w.inboxRest == nil && w.inbox.head.Load() == nil &&
+		!w.meshWaiting() && w.dirty.len() == 0 && !w.datagrams.waiting()
 }
 
 // giveWay lets the worker go on ending where its task asks for more in spite of the end it was told:
@@ -287,7 +371,7 @@ func (w *worker) finished() bool {
 		return false
 	}
 	for i := range w.slots.slots {
-		if s, ok := w.slots.slots[i].owner.(*Stream); ok && s.inFlight > 0 {
+		if h, ok := w.slots.slots[i].owner.(holder); ok && h.inUse() {
 			return false
 		}
 	}
@@ -303,8 +387,7 @@ func (w *worker) stopCoroutines() {
 		w.tasks--
 		if t.co == nil {
 			t.failure = ErrClosed
-			t.ctx.finish()
-			t.done.finish(w)
+			w.tellEnd(t)
 			continue
 		}
 		w.idle = append(w.idle, t.co)
@@ -329,8 +412,7 @@ func (w *worker) endStopped(t *task) {
 	t.co = nil
 	t.failure = ErrClosed
 	t.ended = true
-	t.ctx.finish()
-	t.done.finish(w)
+	w.tellEnd(t)
 }
 
 // tearDown waits for the other workers, so that nobody sends here any more, and frees what the kernel
@@ -343,12 +425,9 @@ func (w *worker) tearDown() {
 		runtime.Gosched()
 	}
 	w.refuseLate()
-	for i := range w.buffers.buffers {
-		w.buffers.buffers[i].gen.Add(1) // leases that are left see that their bytes are gone
-	}
-	for i := range w.slots.slots {
-		if s, ok := w.slots.slots[i].owner.(*Stream); ok && s.fd >= 0 {
-			_ = core.CloseSocket(s.fd)
+	for _, g := range []*bufferGroup{&w.buffers, &w.packets} {
+		for i := range g.buffers {
+			g.buffers[i].gen.Add(1) // leases that are left see that their bytes are gone
 		}
 	}
 	w.driver.Destroy()
@@ -362,7 +441,8 @@ func (w *worker) refuseLate() {
 	for w.meshWaiting() {
 		w.drainMesh()
 	}
-	for n := w.inbox.takeAll(); n != nil; n = n.next {
+	late := w.takeNotes()
+	for n := late; n != nil; n = n.next {
 		if n.start != nil {
 			w.arrive(n.start)
 		}
@@ -374,17 +454,24 @@ func (w *worker) refuseLate() {
 
 func (w *worker) freeMemory() {
 	for i := range w.slots.slots {
-		if s, ok := w.slots.slots[i].owner.(*Stream); ok && s.send.out != nil {
-			s.send.out.drop()
-			s.send.out.free()
+		if h, ok := w.slots.slots[i].owner.(holder); ok {
+			h.discard()
 		}
 	}
+	w.freeDatagrams()
 	for _, o := range w.outFree {
 		o.free()
 	}
 	for _, c := range w.chunkFree {
 		c.free()
 	}
+	core.Free(w.noAddr)
+	for _, p := range w.pools {
+		p.free()
+	}
 	w.arena.free()
 	w.sentArena.free()
+	if st := w.stager.Load(); st != nil {
+		st.release()
+	}
 }

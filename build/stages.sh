@@ -52,9 +52,14 @@ report() {
 
 # ---- runners, which fail by their status alone: callers may have turned set -e off
 
-# go_test ARGUMENT...: the tests of the module in the current folder.
+# go_test ARGUMENT...: the tests of the module in the current folder; go_test_core: those of the packages
+# that the C core is linked into, for stages that are about it.
 go_test() {
 	go test -json -count=1 -timeout 15m "$@" ./... 2>&1 | report
+}
+
+go_test_core() {
+	go test -json -count=1 -timeout 15m "$@" . ./internal/core ./tests 2>&1 | report
 }
 
 # cmake_preset PRESET: configures and builds. What was configured with other tools starts afresh.
@@ -139,7 +144,47 @@ stage_go() {
 }
 
 # stage epoll: the Go tests on the driver for machines without io_uring
-stage_epoll() { VELOQ_DRIVER=epoll go_test; }
+stage_epoll() { VELOQ_DRIVER=epoll go_test_core; }
+
+# stage stepdown: the Go tests on io_uring without what older kernels lack, in turn and all at once
+stage_stepdown() {
+	local status=0 deny
+	local flags=SINGLE_ISSUER,DEFER_TASKRUN,COOP_TASKRUN,TASKRUN_FLAG,SUBMIT_ALL,REGISTERED_RING
+	local repeating=ACCEPT_MULTISHOT,RECV_MULTISHOT,POLL_MULTISHOT
+	local buffers=BUFFER_RING,BUFFER_INCREMENTAL
+	local rest=SKIP_SUCCESS,SEND_ZC,SHUTDOWN,TIMEOUT_UPDATE
+	if ! go run ./cmd/veloq-doctor -driver uring >"$work/output" 2>&1; then
+		cat "$work/output"
+		skip "io_uring is refused here"
+		return
+	fi
+	export VELOQ_DRIVER=uring
+	for deny in ACCEPT_MULTISHOT RECV_MULTISHOT POLL_MULTISHOT BUFFER_RING BUFFER_INCREMENTAL \
+		SKIP_SUCCESS DEFER_TASKRUN "$flags" SHUTDOWN,TIMEOUT_UPDATE; do
+		echo "-- without $deny"
+		VELOQ_DENY=$deny go_test_core -short || status=$?
+	done
+	echo '-- as Linux 5.10'
+	VELOQ_DENY=$flags,$repeating,$buffers,$rest go_test_core || status=$?
+	echo '-- as Linux 5.10, under the race detector'
+	VELOQ_DENY=$flags,$repeating,$buffers,$rest go_test_core -short -race || status=$?
+	return $status
+}
+
+# stage nocgo: the Go tests without a C core, where only the net door is there
+stage_nocgo() {
+	local status=0
+	check 'go vet without cgo' env CGO_ENABLED=0 go vet ./...
+	CGO_ENABLED=0 go_test || status=$?
+	case $(go env GOHOSTARCH) in
+	amd64 | 386)
+		# There the net door has no calls of its own, and package net's connections do all the work.
+		CGO_ENABLED=0 GOARCH=386 go_test -run 'Direct|Netdoor' || status=$?
+		;;
+	*) skip "the net door over package net alone is tested on 386" ;;
+	esac
+	return $status
+}
 
 # stage race: the Go tests under the race detector
 stage_race() { go_test -race; }
@@ -151,7 +196,7 @@ stage_asan() {
 	printf 'package main\nimport "C"\nfunc main() {}\n' >"$work/probe.go"
 	if go build -asan -o "$work/probe" "$work/probe.go" >"$work/output" 2>&1; then
 		# cgo's and the runtime's own memory is never freed, so leaks are not looked for.
-		VELOQ_INSTRUMENTED=1 ASAN_OPTIONS=detect_leaks=0 go_test -asan || status=$?
+		VELOQ_INSTRUMENTED=1 ASAN_OPTIONS=detect_leaks=0 go_test_core -asan || status=$?
 	else
 		cat "$work/output"
 		skip "go build -asan does not work here"
@@ -166,7 +211,7 @@ stage_tsan() {
 }
 
 # stage checkptr: the Go tests with cgocheck2 and checkptr, for pointers given to C
-stage_checkptr() { VELOQ_INSTRUMENTED=1 GOEXPERIMENT=cgocheck2 go_test -gcflags=all=-d=checkptr; }
+stage_checkptr() { VELOQ_INSTRUMENTED=1 GOEXPERIMENT=cgocheck2 go_test_core -gcflags=all=-d=checkptr; }
 
 # stage modules: build, vet and test the modules that are not the root one
 stage_modules() {

@@ -9,10 +9,17 @@
 
 #include <string.h>
 
+/* sockaddr_un, which is the same where it exists and not declared everywhere. */
+typedef struct vq__address_unix {
+	uint16_t family;
+	char path[VQ_UNIX_PATH_MAX];
+} vq__address_unix;
+
 typedef union vq__address {
 	struct sockaddr any;
 	struct sockaddr_in v4;
 	struct sockaddr_in6 v6;
+	vq__address_unix local;
 	struct sockaddr_storage room;
 } vq__address;
 
@@ -33,13 +40,19 @@ static inline int vq__address_encode(const vq_addr *addr, void *out)
 		to->v6.sin6_scope_id = addr->scope_id;
 		memcpy(&to->v6.sin6_addr, addr->ip, sizeof(to->v6.sin6_addr));
 		return sizeof(to->v6);
+	case VQ_AF_UNIX:
+		if (addr->path_len > VQ_UNIX_PATH_MAX)
+			return -VQ_EINVAL;
+		to->local.family = AF_UNIX;
+		memcpy(to->local.path, addr->path, addr->path_len);
+		return (int)(offsetof(vq__address_unix, path) + addr->path_len);
 	default:
 		return -VQ_EINVAL;
 	}
 }
 _Static_assert(sizeof(vq__address) <= VQ_ADDR_BYTES_MAX, "room for every address");
 
-static inline void vq__address_decode(const vq__address *from, vq_addr *addr)
+static inline void vq__address_decode(const vq__address *from, size_t len, vq_addr *addr)
 {
 	memset(addr, 0, sizeof(*addr));
 	switch (from->any.sa_family) {
@@ -54,6 +67,20 @@ static inline void vq__address_decode(const vq__address *from, vq_addr *addr)
 		addr->scope_id = from->v6.sin6_scope_id;
 		memcpy(addr->ip, &from->v6.sin6_addr, sizeof(from->v6.sin6_addr));
 		break;
+	case AF_UNIX: {
+		const size_t begin = offsetof(vq__address_unix, path);
+		size_t path_len = len > begin ? len - begin : 0;
+		if (path_len > VQ_UNIX_PATH_MAX)
+			path_len = VQ_UNIX_PATH_MAX;
+		/* A path ends at its zero byte, which the length counts; an abstract name does not.
+		 */
+		if (path_len > 0 && from->local.path[0] != '\0')
+			path_len = strnlen(from->local.path, path_len);
+		addr->family = VQ_AF_UNIX;
+		addr->path_len = (uint32_t)path_len;
+		memcpy(addr->path, from->local.path, path_len);
+		break;
+	}
 	default:
 		break;
 	}

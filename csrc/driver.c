@@ -18,7 +18,9 @@ static bool config_valid(const vq_driver_config *config)
 	return power_of_two(config->sq_entries, 8, 32768) &&
 	       power_of_two(config->cq_entries, config->sq_entries, 65536) &&
 	       buffers_valid(config->buffer_count, config->buffer_size_bytes) &&
-	       buffers_valid(config->whole_count, config->whole_size_bytes);
+	       buffers_valid(config->whole_count, config->whole_size_bytes) &&
+	       (config->packet_count == 0 ||
+		buffers_valid(config->packet_count, config->packet_size_bytes));
 }
 
 /* Begins the report of the next driver to try. */
@@ -58,7 +60,8 @@ int vq_driver_create(const vq_driver_config *config, vq_driver_report *report, v
 		report->error = rc;
 		if (rc == 0) {
 			report->failed_step = VQ_STEP_NONE;
-			(*out)->ops = ops;
+			if ((*out)->ops == NULL)
+				(*out)->ops = ops;
 			return 0;
 		}
 		report_failure(report);

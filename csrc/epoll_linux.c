@@ -32,6 +32,9 @@
 /* Completions that find room outside of the ring, at least; a power of two. */
 #define KEPT_MIN 1024u
 
+/* The number of the packet group; the other's is 0. */
+#define PACKET_GROUP 1
+
 #define CAPS                                                                    \
 	(VQ_CAP_ACCEPT_MULTISHOT | VQ_CAP_RECV_MULTISHOT | VQ_CAP_BUFFER_RING | \
 	 VQ_CAP_BUFFER_INCREMENTAL | VQ_CAP_SKIP_SUCCESS | VQ_CAP_POLL_MULTISHOT)
@@ -44,9 +47,9 @@ static uint32_t ready_count(const vq__epoll *e)
 	return e->words->cq_tail - __atomic_load_n(&e->words->cq_head, __ATOMIC_ACQUIRE);
 }
 
-bool vq__epoll_room(const vq__epoll *e)
+uint32_t vq__epoll_room_count(const vq__epoll *e)
 {
-	return e->kept_entries - (e->kept_tail - e->kept_head) >= VQ__STEP_COMPLETIONS;
+	return e->kept_entries - (e->kept_tail - e->kept_head);
 }
 
 static void put(vq__epoll *e, const vq_cqe *cqe)
@@ -285,25 +288,42 @@ static size_t kept_bytes(const vq__epoll *e)
 	return (size_t)e->kept_entries * sizeof(vq_cqe);
 }
 
-static size_t buf_ring_bytes(const vq_driver_view *view)
+static size_t group_ring_bytes(const vq__epoll_group *group)
 {
-	return (size_t)view->buffer_count * sizeof(vq_buf);
+	return (size_t)group->count * sizeof(vq_buf);
 }
 
-static size_t buf_free_bytes(const vq_driver_view *view)
+static size_t group_free_bytes(const vq__epoll_group *group)
 {
-	return (size_t)view->buffer_count * sizeof(uint16_t);
+	return (size_t)group->count * sizeof(uint16_t);
 }
 
-static size_t buffers_bytes(const vq_driver_view *view)
+static size_t group_memory_bytes(const vq__epoll_group *group)
 {
-	return (size_t)view->buffer_count * view->buffer_size_bytes;
+	return (size_t)group->count * group->size_bytes;
 }
 
 static void unmap(void *mem, size_t size_bytes)
 {
 	if (mem != NULL)
 		munmap(mem, size_bytes);
+}
+
+static void unmap_group(const vq__epoll_group *group)
+{
+	unmap(group->memory, group_memory_bytes(group));
+	unmap(group->ring, group_ring_bytes(group));
+	unmap(group->free, group_free_bytes(group));
+}
+
+static bool map_group(vq__epoll_group *group)
+{
+	if (group->count == 0)
+		return true;
+	group->ring = vq__map_pages(group_ring_bytes(group));
+	group->free = vq__map_pages(group_free_bytes(group));
+	group->memory = vq__map_pages(group_memory_bytes(group));
+	return group->ring != NULL && group->free != NULL && group->memory != NULL;
 }
 
 static void driver_destroy(vq_driver *driver)
@@ -318,9 +338,8 @@ static void driver_destroy(vq_driver *driver)
 	if (e->doorbell_ready)
 		vq_doorbell_deinit(&e->doorbell);
 	vq__epoll_tables_deinit(e);
-	unmap(e->buffers, buffers_bytes(view));
-	unmap(e->buf_ring, buf_ring_bytes(view));
-	unmap(e->buf_free, buf_free_bytes(view));
+	unmap_group(&e->buffers);
+	unmap_group(&e->packets);
 	unmap(e->kept, kept_bytes(e));
 	unmap(e->cqes, cqes_bytes(view));
 	unmap(e->sqes, sqes_bytes(view));
@@ -355,26 +374,24 @@ static int map_memory(vq__epoll *e)
 	e->sqes = vq__map_pages(sqes_bytes(view));
 	e->cqes = vq__map_pages(cqes_bytes(view));
 	e->kept = vq__map_pages(kept_bytes(e));
-	e->buf_ring = vq__map_pages(buf_ring_bytes(view));
-	e->buf_free = vq__map_pages(buf_free_bytes(view));
-	e->buffers = vq__map_pages(buffers_bytes(view));
 	if (e->words == NULL || e->sqes == NULL || e->cqes == NULL || e->kept == NULL ||
-	    e->buf_ring == NULL || e->buf_free == NULL || e->buffers == NULL)
+	    !map_group(&e->buffers) || !map_group(&e->packets))
 		return -VQ_ENOMEM;
 	return vq__epoll_tables_init(e);
 }
 
-static void fill_group(vq__epoll *e)
+/* Offers all buffers of a group. */
+static void fill_group(vq__epoll_group *group)
 {
-	const vq_driver_view *view = &e->base.view;
-
-	for (uint32_t i = 0; i < view->buffer_count; i++) {
-		e->buf_ring[i].addr =
-			(uint64_t)(uintptr_t)(e->buffers + (size_t)i * view->buffer_size_bytes);
-		e->buf_ring[i].len = view->buffer_size_bytes;
-		e->buf_ring[i].index = (uint16_t)i;
+	if (group->count == 0)
+		return;
+	for (uint32_t i = 0; i < group->count; i++) {
+		group->ring[i].addr =
+			(uint64_t)(uintptr_t)(group->memory + (size_t)i * group->size_bytes);
+		group->ring[i].len = group->size_bytes;
+		group->ring[i].index = (uint16_t)i;
 	}
-	e->buf_ring[0].tail = (uint16_t)view->buffer_count;
+	group->ring[0].tail = (uint16_t)group->count;
 }
 
 static void fill_view(vq__epoll *e)
@@ -387,9 +404,12 @@ static void fill_view(vq__epoll *e)
 	view->cqes = e->cqes;
 	view->cq_head = &e->words->cq_head;
 	view->cq_tail = &e->words->cq_tail;
-	view->buf_ring = e->buf_ring;
-	view->buf_tail = &e->buf_ring[0].tail;
-	view->buf_base = e->buffers;
+	view->buf_ring = e->buffers.ring;
+	view->buf_tail = &e->buffers.ring[0].tail;
+	view->buf_base = e->buffers.memory;
+	view->packet_ring = e->packets.ring;
+	view->packet_tail = e->packets.count > 0 ? &e->packets.ring[0].tail : NULL;
+	view->packet_base = e->packets.memory;
 	view->timespec = &e->timespec;
 	view->doorbell = &e->doorbell;
 }
@@ -399,17 +419,26 @@ static void choose_sizes(vq__epoll *e, const vq_driver_config *config, vq_driver
 	vq_driver_view *view = &e->base.view;
 
 	report->caps = CAPS & ~config->deny;
-	e->incremental = (report->caps & VQ_CAP_BUFFER_INCREMENTAL) != 0;
+	e->buffers.incremental = (report->caps & VQ_CAP_BUFFER_INCREMENTAL) != 0;
 	view->sq_entries = config->sq_entries;
 	view->cq_entries = config->cq_entries;
 	e->kept_entries = config->cq_entries > KEPT_MIN ? config->cq_entries : KEPT_MIN;
-	view->buffer_count = e->incremental ? config->buffer_count : config->whole_count;
-	view->buffer_size_bytes =
-		e->incremental ? config->buffer_size_bytes : config->whole_size_bytes;
+	e->buffers.count = e->buffers.incremental ? config->buffer_count : config->whole_count;
+	e->buffers.size_bytes =
+		e->buffers.incremental ? config->buffer_size_bytes : config->whole_size_bytes;
+	e->packets.count = config->packet_count;
+	e->packets.size_bytes = config->packet_count > 0 ? config->packet_size_bytes : 0;
+	view->buffer_count = e->buffers.count;
+	view->buffer_size_bytes = e->buffers.size_bytes;
+	view->packet_count = e->packets.count;
+	view->packet_size_bytes = e->packets.size_bytes;
+	view->packet_group = PACKET_GROUP;
 	report->sq_entries = view->sq_entries;
 	report->cq_entries = view->cq_entries;
 	report->buffer_count = view->buffer_count;
 	report->buffer_size_bytes = view->buffer_size_bytes;
+	report->packet_count = view->packet_count;
+	report->packet_size_bytes = view->packet_size_bytes;
 }
 
 static int driver_create(const vq_driver_config *config, vq_driver_report *report, vq_driver **out)
@@ -431,7 +460,8 @@ static int driver_create(const vq_driver_config *config, vq_driver_report *repor
 		driver_destroy(&e->base);
 		return rc;
 	}
-	fill_group(e);
+	fill_group(&e->buffers);
+	fill_group(&e->packets);
 	fill_view(e);
 	*out = &e->base;
 	return 0;

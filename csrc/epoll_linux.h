@@ -1,7 +1,7 @@
 /*
  * epoll_linux.h: the epoll driver's state, and what its files share: epoll_linux.c has the rings
  * and the turn, epoll_table_linux.c the descriptors and the ops that wait on them,
- * epoll_ops_linux.c what each op does.
+ * epoll_ops_linux.c what each op does, epoll_buffers_linux.c what those do that take buffers.
  *
  * Memory. All of it is mapped by create. The two tables (descriptors, waiting ops) are mapped for
  * the most there can ever be and cost what is touched of them. Completions that find no room in the
@@ -77,6 +77,22 @@ typedef struct vq__epoll_words {
 	_Alignas(VQ_CACHE_LINE) uint32_t cq_tail;
 } vq__epoll_words;
 
+/*
+ * A buffer group. What the owner offers goes onto a stack: the buffer that came back last is still
+ * in the cache, where a ring would walk through all of their memory.
+ */
+typedef struct vq__epoll_group {
+	vq_buf *ring;
+	uint8_t *memory;
+	uint16_t *free;
+	uint32_t free_count;
+	uint32_t used;  /* bytes of the top one that completions gave out */
+	uint32_t count; /* of all its buffers */
+	uint32_t size_bytes;
+	uint16_t head; /* of the ring */
+	bool incremental;
+} vq__epoll_group;
+
 typedef struct vq__epoll {
 	vq_driver base;
 	vq_doorbell doorbell;
@@ -94,17 +110,8 @@ typedef struct vq__epoll {
 	uint32_t kept_tail;
 	uint32_t kept_entries;
 
-	/*
-	 * The buffer group. What the owner offers goes onto a stack: the buffer that came back last
-	 * is still in the cache, where a ring would walk through all of their memory.
-	 */
-	vq_buf *buf_ring;
-	uint8_t *buffers;
-	uint16_t *buf_free;
-	uint32_t buf_free_count;
-	uint32_t buf_used; /* bytes of the top one that completions gave out */
-	uint16_t buf_head; /* of the ring */
-	bool incremental;
+	vq__epoll_group buffers;
+	vq__epoll_group packets; /* count 0: none */
 
 	vq__epoll_fd *fds;
 	uint32_t fd_count;
@@ -143,8 +150,12 @@ enum {
 
 /* ---- epoll_linux.c */
 
-/* Whether a step may post. */
-bool vq__epoll_room(const vq__epoll *e);
+/* How many completions a step may post; whether it may post at all. */
+uint32_t vq__epoll_room_count(const vq__epoll *e);
+static inline bool vq__epoll_room(const vq__epoll *e)
+{
+	return vq__epoll_room_count(e) >= VQ__STEP_COMPLETIONS;
+}
 void vq__epoll_post(vq__epoll *e, uint64_t user_data, int32_t res, uint32_t flags);
 
 /* ---- epoll_table_linux.c */
@@ -215,5 +226,15 @@ void vq__epoll_cancel(vq__epoll *e, uint32_t index);
 /* Programs the timerfd for the earliest deadline; completes what has expired. */
 void vq__epoll_arm_timer(vq__epoll *e);
 void vq__epoll_expire(vq__epoll *e);
+
+/* ---- epoll_buffers_linux.c */
+
+/* The group of that number, NULL for a number that can't be one. */
+vq__epoll_group *vq__epoll_group_of(vq__epoll *e, uint16_t id);
+
+/*
+ * Goes on with a receive that takes buffers. False: nothing is there.
+ */
+bool vq__epoll_receive_select(vq__epoll *e, uint32_t index);
 
 #endif

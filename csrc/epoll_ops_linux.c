@@ -171,11 +171,26 @@ static int32_t start_send(vq__epoll *e, vq__epoll_op *op, vq__epoll_queue *queue
 	return res;
 }
 
+static int32_t start_select(vq__epoll *e, vq__epoll_op *op)
+{
+	const vq__epoll_group *group = vq__epoll_group_of(e, op->buf_group);
+
+	if (group == NULL)
+		return -VQ_ENOBUFS;
+	if (op->opcode == VQ_OP_RECV)
+		return VQ__WAITS;
+	const vq_msghdr *message = memory(op->addr);
+	uint64_t header = sizeof(vq_recvmsg_out) + message->name_len + message->control_len;
+	if ((op->mode & VQ_RECV_MULTISHOT) == 0 || group->incremental)
+		return -VQ_EINVAL;
+	return header <= group->size_bytes ? VQ__WAITS : -VQ_EFAULT;
+}
+
 static int32_t start_receive(vq__epoll *e, vq__epoll_op *op, vq__epoll_queue *queue)
 {
 	*queue = VQ__QUEUE_IN;
 	if ((op->flags & VQ_SQE_BUFFER_SELECT) != 0)
-		return op->opcode == VQ_OP_RECV ? VQ__WAITS : -VQ_EINVAL;
+		return start_select(e, op);
 	measure(op);
 	if ((op->op_flags & VQ_MSG_DONTWAIT) == 0)
 		return VQ__WAITS;
@@ -183,104 +198,6 @@ static int32_t start_receive(vq__epoll *e, vq__epoll_op *op, vq__epoll_queue *qu
 	if (res == VQ__WAITS)
 		return op->done > 0 ? (int32_t)op->done : -VQ_EAGAIN;
 	return res;
-}
-
-/* ---- receiving into the buffer group */
-
-/* Moves what the owner has offered onto the stack. Not while its top is in use. */
-static void take_offers(vq__epoll *e)
-{
-	const vq_driver_view *view = &e->base.view;
-	/* acquire: pairs with the owner's release of the tail; the entries below it are written */
-	uint16_t tail = __atomic_load_n(&e->buf_ring[0].tail, __ATOMIC_ACQUIRE);
-
-	while (e->buf_head != tail) {
-		uint16_t index = e->buf_ring[e->buf_head++ & (view->buffer_count - 1)].index;
-		VQ_ASSERT(index < view->buffer_count && e->buf_free_count < view->buffer_count);
-		e->buf_free[e->buf_free_count++] = index;
-	}
-}
-
-/* The driver's next region of the group, NULL when it is empty. */
-static uint8_t *region(vq__epoll *e, uint32_t *room_bytes)
-{
-	const vq_driver_view *view = &e->base.view;
-
-	if (e->buf_used == 0)
-		take_offers(e);
-	if (e->buf_free_count == 0)
-		return NULL;
-	*room_bytes = view->buffer_size_bytes - e->buf_used;
-	return view->buf_base +
-	       (size_t)e->buf_free[e->buf_free_count - 1] * view->buffer_size_bytes + e->buf_used;
-}
-
-/* Gives n bytes of that region to a completion; returns its flags. */
-static uint32_t give_out(vq__epoll *e, uint32_t n)
-{
-	uint32_t size_bytes = e->base.view.buffer_size_bytes;
-	uint32_t index = e->buf_free[e->buf_free_count - 1];
-	uint32_t flags = index << VQ_CQE_BUFFER_SHIFT | VQ_CQE_BUFFER;
-
-	e->buf_used += n;
-	/* A short rest would cut the next message in two, at the price of a call. */
-	if (e->incremental && size_bytes - e->buf_used > size_bytes / 16)
-		return flags | VQ_CQE_BUF_MORE;
-	e->buf_used = 0;
-	e->buf_free_count--;
-	return flags;
-}
-
-/*
- * Whether a short receive found all there was: on TCP yes, and what comes later is an event of its
- * own. Other sockets keep messages apart.
- */
-static bool found_all(vq__epoll_fd *entry, int32_t fd)
-{
-	if (entry->in_doubt)
-		return false;
-	if (!entry->kind_known) {
-		int protocol = 0;
-		socklen_t len = sizeof(protocol);
-		entry->kind_known = true;
-		entry->is_tcp = getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &len) == 0 &&
-				protocol == IPPROTO_TCP;
-	}
-	return entry->is_tcp;
-}
-
-/* One receive of an op that takes buffers. False: nothing is there. */
-static bool receive_select(vq__epoll *e, uint32_t index)
-{
-	const vq__epoll_op *op = &e->ops[index];
-	const int fd = op->fd;
-	const bool multishot = (op->mode & VQ_RECV_MULTISHOT) != 0;
-	uint32_t room_bytes = 1;
-	char peeked;
-	int flags = (int)op->op_flags | MSG_DONTWAIT;
-	uint8_t *at = region(e, &room_bytes);
-
-	if (op->len != 0 && op->len < room_bytes)
-		room_bytes = op->len;
-	ssize_t n = at != NULL ? recv(fd, at, room_bytes, flags)
-			       : recv(fd, &peeked, 1, flags | MSG_PEEK);
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return errno == EINTR;
-	if (n <= 0 || at == NULL) {
-		vq__epoll_unqueue(e, index);
-		vq__epoll_finish(e, index, n < 0 ? -errno : n == 0 ? 0 : -VQ_ENOBUFS, 0);
-		return true;
-	}
-	uint32_t got = (uint32_t)n;
-	uint32_t cqe_flags = give_out(e, got);
-	e->budget_bytes -= got;
-	if (multishot) {
-		vq__epoll_post(e, op->user_data, (int32_t)got, cqe_flags | VQ_CQE_MORE);
-	} else {
-		vq__epoll_unqueue(e, index);
-		vq__epoll_finish(e, index, (int32_t)got, cqe_flags);
-	}
-	return got == room_bytes || !found_all(&e->fds[fd], fd);
 }
 
 /* ---- connections */
@@ -528,7 +445,7 @@ static bool go_on(vq__epoll *e, uint32_t index)
 	if (op->opcode == VQ_OP_ACCEPT)
 		return accept_one(e, index);
 	if ((op->flags & VQ_SQE_BUFFER_SELECT) != 0)
-		return receive_select(e, index);
+		return vq__epoll_receive_select(e, index);
 	int32_t res = op->opcode == VQ_OP_CONNECT ? connect_result(op) : move(e, op);
 	if (res == VQ__WAITS)
 		return false;

@@ -47,12 +47,52 @@ static bool multishot(const vq__iocp_op *op)
 }
 
 /* What an accepted socket has from its listener elsewhere, and by AcceptEx not on every version. */
-static void inherit(const vq__iocp_op *op, int fd)
+static const int32_t inherited[VQ__IOCP_INHERITED] = {
+	VQ_OPT_NODELAY,           VQ_OPT_KEEPALIVE,  VQ_OPT_KEEP_IDLE_S,
+	VQ_OPT_KEEP_INTERVAL_S,   VQ_OPT_KEEP_COUNT, VQ_OPT_RECEIVE_BUFFER_BYTES,
+	VQ_OPT_SEND_BUFFER_BYTES,
+};
+
+uint32_t vq__iocp_inherited(int fd, int32_t values[VQ__IOCP_INHERITED])
 {
-	if (op->accept.nodelay)
-		(void)vq_socket_set(fd, VQ_OPT_NODELAY, 1);
-	if (op->accept.keepalive)
-		(void)vq_socket_set(fd, VQ_OPT_KEEPALIVE, 1);
+	uint32_t known = 0;
+
+	for (uint32_t i = 0; i < VQ__IOCP_INHERITED; i++)
+		known |= (uint32_t)(vq_socket_get(fd, inherited[i], &values[i]) == 0) << i;
+	return known;
+}
+
+/*
+ * Only what somebody chose is to be set: a buffer's size that is set to the system's own would no
+ * longer be fitted to the connection.
+ */
+static void remember(const vq__iocp *d, vq__iocp_op *op)
+{
+	op->accept.differs = vq__iocp_inherited(op->sqe.fd, op->accept.values) & d->fresh_known;
+	for (uint32_t i = 0; i < VQ__IOCP_INHERITED; i++)
+		if (op->accept.values[i] == d->fresh[i])
+			op->accept.differs &= ~(1u << i);
+}
+
+/* What the first connection has without it, the others have too. */
+static void compare(vq__iocp_op *op, int fd)
+{
+	int32_t values[VQ__IOCP_INHERITED];
+	const uint32_t known = vq__iocp_inherited(fd, values);
+
+	op->accept.compared = true;
+	for (uint32_t i = 0; i < VQ__IOCP_INHERITED; i++)
+		if ((known >> i & 1) != 0 && values[i] == op->accept.values[i])
+			op->accept.differs &= ~(1u << i);
+}
+
+static void inherit(vq__iocp_op *op, int fd)
+{
+	if (!op->accept.compared)
+		compare(op, fd);
+	for (uint32_t i = 0; i < VQ__IOCP_INHERITED; i++)
+		if ((op->accept.differs >> i & 1) != 0)
+			(void)vq_socket_set(fd, inherited[i], op->accept.values[i]);
 }
 
 /* Takes the connection out of the slot; returns it. */
@@ -79,15 +119,15 @@ static int slot_begin(vq__iocp *d, vq__iocp_slot *slot, bool skips)
 	DWORD bytes = 0;
 
 	if (slot->fd < 0)
-		slot->fd = vq__socket_create(op->accept.family);
+		slot->fd = vq__socket_create(op->accept.family, SOCK_STREAM);
 	if (slot->fd < 0) {
 		int rc = slot->fd;
 		slot->fd = -1;
 		return rc;
 	}
 	slot->ov = (OVERLAPPED){ 0 };
-	if (d->accept_ex(vq__socket(op->sqe.fd), vq__socket(slot->fd), slot->addresses, 0, room,
-			 room, &bytes, &slot->ov)) {
+	if (op->accept.accept_ex(vq__socket(op->sqe.fd), vq__socket(slot->fd), slot->addresses, 0,
+				 room, room, &bytes, &slot->ov)) {
 		if (skips)
 			return 1;
 	} else if (WSAGetLastError() != WSA_IO_PENDING) {
@@ -144,7 +184,7 @@ void vq__iocp_accept_run(vq__iocp *d, vq__iocp_op *op)
 	uint32_t next = VQ__IOCP_NONE;
 
 	if (op->error == 0 && !op->cancelled)
-		op->error = vq__port_adopt(d->port, d->port_id, op->sqe.fd, &skips);
+		op->error = vq__iocp_adopt(d, op, &skips);
 	for (uint32_t i = op->accept.slots; i != VQ__IOCP_NONE; i = next) {
 		vq__iocp_slot *slot = &d->slots[i];
 		next = slot->next;
@@ -174,7 +214,6 @@ void vq__iocp_accept_start(vq__iocp *d, vq__iocp_op *op)
 {
 	struct sockaddr_storage bound;
 	int len = sizeof(bound);
-	int32_t on = 0;
 	int listens = 0;
 	int listens_len = sizeof(listens);
 	const uint32_t wanted = multishot(op) ? VQ__IOCP_ACCEPTS : 1;
@@ -192,8 +231,14 @@ void vq__iocp_accept_start(vq__iocp *d, vq__iocp_op *op)
 		return;
 	}
 	op->accept.family = bound.ss_family;
-	op->accept.nodelay = vq_socket_get(op->sqe.fd, VQ_OPT_NODELAY, &on) == 0 && on != 0;
-	op->accept.keepalive = vq_socket_get(op->sqe.fd, VQ_OPT_KEEPALIVE, &on) == 0 && on != 0;
+	op->accept.accept_ex = d->accept_ex;
+	/* Other families have providers of their own. */
+	if (bound.ss_family != AF_INET && bound.ss_family != AF_INET6 &&
+	    vq__iocp_function(op->sqe.fd, (GUID)WSAID_ACCEPTEX, &op->accept.accept_ex) != 0) {
+		vq__iocp_finish(d, op, vq__wsa_error(), 0);
+		return;
+	}
+	remember(d, op);
 	for (uint32_t i = 0; i < wanted && slot_take(d, op) != NULL; i++)
 		continue;
 	if (op->accept.slots == VQ__IOCP_NONE)
@@ -244,6 +289,18 @@ static int bind_any(int fd, int family)
 	return rc == 0 || WSAGetLastError() == WSAEINVAL ? 0 : vq__wsa_error();
 }
 
+/*
+ * ConnectEx is for TCP. Datagram sockets have nobody to wait for; nor have unix sockets, whose peer
+ * is there or refuses.
+ */
+static int connect_now(const vq__iocp_op *op)
+{
+	return connect(vq__socket(op->sqe.fd), (const struct sockaddr *)(uintptr_t)op->sqe.addr,
+		       (int)op->sqe.off) == 0
+		       ? 0
+		       : vq__wsa_error();
+}
+
 static void connected(vq__iocp *d, vq__iocp_op *op)
 {
 	int rc = setsockopt(vq__socket(op->sqe.fd), SOL_SOCKET, SO_UPDATE_CONNECT_CONTEXT, NULL, 0);
@@ -256,11 +313,13 @@ void vq__iocp_connect_start(vq__iocp *d, vq__iocp_op *op)
 	const struct sockaddr *to = (const struct sockaddr *)(uintptr_t)op->sqe.addr;
 	bool skips = true;
 	DWORD bytes = 0;
-	int rc = bind_any(op->sqe.fd, to->sa_family);
+	int rc = to->sa_family == AF_UNIX ? connect_now(op) : bind_any(op->sqe.fd, to->sa_family);
 
 	if (rc == 0)
-		rc = vq__port_adopt(d->port, d->port_id, op->sqe.fd, &skips);
-	if (rc != 0) {
+		rc = vq__iocp_adopt(d, op, &skips);
+	if (rc == 0 && op->datagram)
+		rc = connect_now(op);
+	if (rc != 0 || op->datagram || to->sa_family == AF_UNIX) {
 		vq__iocp_finish(d, op, rc, 0);
 		return;
 	}

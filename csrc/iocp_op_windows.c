@@ -101,6 +101,9 @@ void vq__iocp_start(vq__iocp *d, vq__iocp_op *op)
 	case VQ_OP_SENDMSG:
 		vq__iocp_send_start(d, op);
 		break;
+	case VQ_OP_SEND_FILE:
+		vq__iocp_file_start(d, op);
+		break;
 	case VQ_OP_RECV:
 	case VQ_OP_RECVMSG:
 		vq__iocp_recv_start(d, op);
@@ -139,6 +142,10 @@ void vq__iocp_continue(vq__iocp *d, vq__iocp_op *op)
 {
 	if (op->sqe.opcode == VQ_OP_ACCEPT)
 		vq__iocp_accept_run(d, op);
+	else if (op->sqe.opcode == VQ_OP_SEND_FILE)
+		vq__iocp_file_run(d, op);
+	else if (vq__iocp_takes_packets(op))
+		vq__iocp_packets_run(d, op);
 	else
 		vq__iocp_recv_run(d, op);
 }
@@ -152,7 +159,13 @@ void vq__iocp_packet(vq__iocp *d, vq__iocp_op *op, int32_t error, uint32_t bytes
 		break;
 	case VQ_OP_SEND:
 	case VQ_OP_SENDMSG:
-		vq__iocp_send_packet(d, op, error, bytes);
+		if (op->datagram)
+			vq__iocp_datagram_sent(d, op, error, bytes);
+		else
+			vq__iocp_send_packet(d, op, error, bytes);
+		break;
+	case VQ_OP_SEND_FILE:
+		vq__iocp_file_packet(d, op, error, bytes);
 		break;
 	case VQ_OP_CONNECT:
 		vq__iocp_connect_packet(d, op, error);
@@ -196,6 +209,10 @@ int32_t vq__iocp_cancel(vq__iocp *d, vq__iocp_op *op)
 		if (!CancelIoEx((HANDLE)vq__socket(op->sqe.fd), &op->ov))
 			return -VQ_EALREADY;
 		op->cancelled = true;
+		return 0;
+	case VQ_OP_SEND_FILE:
+		op->cancelled = true;
+		vq__iocp_file_run(d, op);
 		return 0;
 	default:
 		op->cancelled = true;

@@ -1,9 +1,8 @@
 /*
- * iocp_stream_windows.c: bytes: SEND, SENDMSG, RECV and RECVMSG.
+ * iocp_stream_windows.c: bytes: SEND, SENDMSG, SEND_FILE, RECV and RECVMSG.
  *
- * Every receive waits with a request for zero bytes, which ends when there is something to receive
- * (or nothing will come any more), and then takes it by a call that does not block. So an idle
- * connection holds no buffer, and a cancelled receive has no byte that it could lose.
+ * How a receive waits is in iocp_buffers_windows.c, and what is different about messages in
+ * iocp_datagram_windows.c.
  */
 #include "iocp_windows.h"
 
@@ -72,17 +71,6 @@ static void span_advance(vq__iocp_span *span, uint64_t bytes)
 	}
 }
 
-static int adopt(vq__iocp *d, const vq__iocp_op *op, bool *skips)
-{
-	return vq__port_adopt(d->port, d->port_id, op->sqe.fd, skips);
-}
-
-static void expect_packet(vq__iocp *d, vq__iocp_op *op)
-{
-	op->pending = true;
-	d->pending++;
-}
-
 /* ---- sending */
 
 /* Bytes that went out count more than why no more did: the next send will say that. */
@@ -114,7 +102,7 @@ static void send_wait(vq__iocp *d, vq__iocp_op *op)
 {
 	WSABUF pieces[PIECES_MAX];
 	bool skips = true;
-	int32_t rc = adopt(d, op, &skips);
+	int32_t rc = vq__iocp_adopt(d, op, &skips);
 
 	while (rc == 0 && op->span.done < op->span.total) {
 		DWORD count = span_pieces(&op->span, pieces);
@@ -122,7 +110,7 @@ static void send_wait(vq__iocp *d, vq__iocp_op *op)
 		bool done =
 			WSASend(vq__socket(op->sqe.fd), pieces, count, NULL, 0, &op->ov, NULL) == 0;
 		if ((done && !skips) || (!done && WSAGetLastError() == WSA_IO_PENDING)) {
-			expect_packet(d, op);
+			vq__iocp_expect(d, op);
 			return;
 		}
 		if (done)
@@ -136,10 +124,14 @@ static void send_wait(vq__iocp *d, vq__iocp_op *op)
 void vq__iocp_send_start(vq__iocp *d, vq__iocp_op *op)
 {
 	bool skips = true;
-
-	span_init(&op->span, &op->sqe);
 	/* The first use of a socket makes it non-blocking. */
-	int32_t rc = adopt(d, op, &skips);
+	int32_t rc = vq__iocp_adopt(d, op, &skips);
+
+	if (op->datagram) {
+		vq__iocp_datagram_send(d, op);
+		return;
+	}
+	span_init(&op->span, &op->sqe);
 	if (rc == 0)
 		rc = send_now(op);
 	if (rc == -VQ_EAGAIN && (op->sqe.op_flags & VQ_MSG_DONTWAIT) == 0)
@@ -160,6 +152,63 @@ void vq__iocp_send_packet(vq__iocp *d, vq__iocp_op *op, int32_t error, uint32_t 
 		send_wait(d, op);
 }
 
+/* ---- files */
+
+static void file_finish(vq__iocp *d, vq__iocp_op *op, int32_t error, uint64_t bytes)
+{
+	op->fell_short = bytes < op->sqe.len;
+	vq__iocp_finish(d, op, bytes > 0 || error == 0 ? (int32_t)bytes : error, 0);
+}
+
+void vq__iocp_file_start(vq__iocp *d, vq__iocp_op *op)
+{
+	const vq_sqe *sqe = &op->sqe;
+	bool skips = true;
+	/* More in one call Windows refuses; and no bytes mean the whole file to it. */
+	int32_t rc =
+		sqe->len > 0 && sqe->len < INT32_MAX ? vq__iocp_adopt(d, op, &skips) : -VQ_EINVAL;
+
+	if (rc == 0 && op->datagram)
+		rc = -VQ_EOPNOTSUPP;
+	if (rc == 0) {
+		op->ov = (OVERLAPPED){ .Offset = (DWORD)sqe->off,
+				       .OffsetHigh = (DWORD)(sqe->off >> 32) };
+		bool done = d->transmit_file(vq__socket(sqe->fd), (HANDLE)(uintptr_t)sqe->addr,
+					     sqe->len, 0, &op->ov, NULL, 0);
+		if ((done && !skips) || (!done && WSAGetLastError() == WSA_IO_PENDING)) {
+			vq__iocp_expect(d, op);
+			return;
+		}
+		rc = done ? 0 : vq__wsa_error();
+	}
+	file_finish(d, op, rc, rc == 0 ? op->ov.InternalHigh : 0);
+}
+
+/*
+ * One that was cancelled: asks again in each enter, until it has ended. A request that comes
+ * between two of the pieces that the system sends may get lost.
+ */
+void vq__iocp_file_run(vq__iocp *d, vq__iocp_op *op)
+{
+	if (op->file.ended) {
+		file_finish(d, op, op->file.error, op->file.bytes);
+		return;
+	}
+	(void)CancelIoEx((HANDLE)vq__socket(op->sqe.fd), &op->ov);
+	vq__iocp_ready(d, op);
+}
+
+void vq__iocp_file_packet(vq__iocp *d, vq__iocp_op *op, int32_t error, uint32_t bytes)
+{
+	if (op->state != VQ__IOCP_READY) {
+		file_finish(d, op, error, bytes);
+		return;
+	}
+	op->file.error = error;
+	op->file.bytes = bytes;
+	op->file.ended = true;
+}
+
 /* ---- receiving */
 
 static bool selects(const vq__iocp_op *op)
@@ -170,28 +219,6 @@ static bool selects(const vq__iocp_op *op)
 static bool multishot(const vq__iocp_op *op)
 {
 	return op->sqe.opcode == VQ_OP_RECV && (op->sqe.mode & VQ_RECV_MULTISHOT) != 0;
-}
-
-/* The first free buffer of the group, or NULL. */
-static vq_buf *buffer_first(vq__iocp *d)
-{
-	/* acquire: pairs with the owner's release of the tail; the entry is written */
-	uint16_t tail = __atomic_load_n(&d->buf_ring[0].tail, __ATOMIC_ACQUIRE);
-
-	return tail == d->buf_head ? NULL : &d->buf_ring[d->buf_head & (d->buf_count - 1)];
-}
-
-/* Takes bytes of the first buffer out of the group; returns what the completion says of it. */
-static uint32_t buffer_take(vq__iocp *d, const vq_buf *buffer, uint32_t bytes)
-{
-	uint32_t flags = VQ_CQE_BUFFER | (uint32_t)buffer->index << VQ_CQE_BUFFER_SHIFT;
-
-	d->buf_filled += bytes;
-	if (d->incremental && d->buf_filled < buffer->len)
-		return flags | VQ_CQE_BUF_MORE;
-	d->buf_filled = 0;
-	d->buf_head++;
-	return flags;
 }
 
 /*
@@ -207,15 +234,22 @@ static bool nothing_yet(vq__iocp *d, vq__iocp_op *op)
 }
 
 /* A recv that does not block. Bytes, 0 at the end, or a negative VQ_E*. */
-static int32_t recv_now(int fd, WSABUF *pieces, DWORD count)
+static int32_t recv_now(const vq__iocp_op *op, WSABUF *pieces, DWORD count)
 {
 	DWORD bytes = 0;
 	DWORD flags = 0;
 
-	if (WSARecv(vq__socket(fd), pieces, count, &bytes, &flags, NULL, NULL) == 0)
+	if (WSARecv(vq__socket(op->sqe.fd), pieces, count, &bytes, &flags, NULL, NULL) == 0)
 		return (int32_t)bytes;
+	int error = WSAGetLastError();
+	if (error == WSAEMSGSIZE && op->datagram) {
+		/* Cut off, as elsewhere without a word: the pieces are full. */
+		for (DWORD i = 0; i < count; i++)
+			bytes += pieces[i].len;
+		return (int32_t)bytes;
+	}
 	/* The half was shut down on this side: elsewhere that reads as the end. */
-	return WSAGetLastError() == WSAESHUTDOWN ? 0 : vq__wsa_error();
+	return error == WSAESHUTDOWN ? 0 : vq__error((DWORD)error);
 }
 
 /* What became of one take: whether the op is over, waits, or may have more to take. */
@@ -223,22 +257,23 @@ enum taken { OVER, WAIT, MORE };
 
 static enum taken take_selected(vq__iocp *d, vq__iocp_op *op, uint32_t *bytes)
 {
-	const vq_buf *buffer = buffer_first(d);
+	vq__iocp_group *group = &d->buffers;
+	const vq_buf *buffer = vq__iocp_buffer_first(group);
 
 	if (buffer == NULL) {
 		vq__iocp_finish(d, op, -VQ_ENOBUFS, 0);
 		return OVER;
 	}
-	WSABUF piece = { .len = buffer->len - d->buf_filled,
-			 .buf = (char *)(uintptr_t)(buffer->addr + d->buf_filled) };
-	int32_t n = recv_now(op->sqe.fd, &piece, 1);
+	WSABUF piece = { .len = buffer->len - group->filled,
+			 .buf = (char *)(uintptr_t)(buffer->addr + group->filled) };
+	int32_t n = recv_now(op, &piece, 1);
 	if (n == -VQ_EAGAIN)
 		return nothing_yet(d, op) ? WAIT : OVER;
 	if (n <= 0) {
 		vq__iocp_finish(d, op, op->error != 0 ? op->error : n, 0);
 		return OVER;
 	}
-	uint32_t flags = buffer_take(d, buffer, (uint32_t)n);
+	uint32_t flags = vq__iocp_buffer_take(group, buffer, (uint32_t)n);
 	if (!multishot(op)) {
 		vq__iocp_finish(d, op, n, flags);
 		return OVER;
@@ -254,11 +289,11 @@ static enum taken take_into_memory(vq__iocp *d, vq__iocp_op *op)
 	WSABUF pieces[PIECES_MAX];
 	vq__iocp_span *span = &op->span;
 	DWORD count = span_pieces(span, pieces);
-	int32_t n = recv_now(op->sqe.fd, pieces, count);
+	int32_t n = recv_now(op, pieces, count);
 
 	if (n > 0)
 		span_advance(span, (uint64_t)n);
-	bool all = (op->sqe.op_flags & VQ_MSG_WAITALL) != 0;
+	bool all = (op->sqe.op_flags & VQ_MSG_WAITALL) != 0 && !op->datagram;
 	if (n > 0 && all && span->done < span->total)
 		return MORE;
 	if (n == -VQ_EAGAIN && op->error == 0)
@@ -268,33 +303,6 @@ static enum taken take_into_memory(vq__iocp *d, vq__iocp_op *op)
 	else
 		vq__iocp_finish(d, op, op->error != 0 ? op->error : n, 0);
 	return OVER;
-}
-
-/*
- * Asks to be told when there is something. True: it is there now; false: the packet will say so, or
- * the op ended.
- */
-static bool recv_wait(vq__iocp *d, vq__iocp_op *op)
-{
-	WSABUF nothing = { 0 };
-	DWORD flags = 0;
-	bool skips = true;
-	int32_t rc = adopt(d, op, &skips);
-
-	if (rc != 0) {
-		vq__iocp_finish(d, op, rc, 0);
-		return false;
-	}
-	op->ov = (OVERLAPPED){ 0 };
-	if (WSARecv(vq__socket(op->sqe.fd), &nothing, 1, NULL, &flags, &op->ov, NULL) == 0) {
-		if (skips)
-			return true;
-	} else if (WSAGetLastError() != WSA_IO_PENDING) {
-		op->error = vq__wsa_error();
-		return true;
-	}
-	expect_packet(d, op);
-	return false;
 }
 
 void vq__iocp_recv_run(vq__iocp *d, vq__iocp_op *op)
@@ -308,7 +316,7 @@ void vq__iocp_recv_run(vq__iocp *d, vq__iocp_op *op)
 			vq__iocp_finish(d, op, done > 0 ? (int32_t)done : -VQ_ECANCELED, 0);
 			return;
 		}
-		if (!op->readable && !recv_wait(d, op))
+		if (!op->readable && !vq__iocp_wait(d, op))
 			return;
 		op->readable = true;
 		if (bytes >= TURN_BYTES_MAX || spurious >= SPURIOUS_MAX ||
@@ -332,13 +340,18 @@ void vq__iocp_recv_run(vq__iocp *d, vq__iocp_op *op)
 
 void vq__iocp_recv_start(vq__iocp *d, vq__iocp_op *op)
 {
+	if (vq__iocp_takes_packets(op)) {
+		vq__iocp_packets_start(d, op);
+		return;
+	}
 	if (!selects(op)) {
 		span_init(&op->span, &op->sqe);
 		if (op->span.total == 0) {
 			vq__iocp_finish(d, op, 0, 0);
 			return;
 		}
-	} else if (op->sqe.buf_group != VQ__IOCP_BUF_GROUP || buffer_first(d) == NULL) {
+	} else if (op->sqe.buf_group != VQ__IOCP_BUF_GROUP ||
+		   vq__iocp_buffer_first(&d->buffers) == NULL) {
 		/* Known now, so said now: an owner without buffers has to make some free first. */
 		vq__iocp_finish(d, op, -VQ_ENOBUFS, 0);
 		return;
@@ -348,8 +361,9 @@ void vq__iocp_recv_start(vq__iocp *d, vq__iocp_op *op)
 
 void vq__iocp_recv_packet(vq__iocp *d, vq__iocp_op *op, int32_t error)
 {
-	/* Ended from elsewhere: the receive itself says why. */
-	op->error = error == -VQ_ECANCELED ? 0 : error;
-	op->readable = true;
-	vq__iocp_recv_run(d, op);
+	vq__iocp_waited(op, error);
+	if (vq__iocp_takes_packets(op))
+		vq__iocp_packets_run(d, op);
+	else
+		vq__iocp_recv_run(d, op);
 }

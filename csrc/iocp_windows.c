@@ -201,6 +201,7 @@ static bool may_wait(const vq_sqe *sqe)
 		return (sqe->flags & VQ_SQE_MAY_BLOCK) != 0;
 	case VQ_OP_RECV:
 	case VQ_OP_RECVMSG:
+	case VQ_OP_SEND_FILE:
 	case VQ_OP_ACCEPT:
 	case VQ_OP_CONNECT:
 	case VQ_OP_TIMEOUT:
@@ -382,6 +383,7 @@ static size_t carve(size_t *used, size_t count, size_t size_bytes)
 
 static vq__iocp *allocate(const vq_driver_config *config, uint32_t buf_count, uint32_t buf_size)
 {
+	const uint32_t packet_size = config->packet_count > 0 ? config->packet_size_bytes : 0;
 	size_t used = 0;
 	(void)carve(&used, 1, sizeof(vq__iocp));
 	const size_t sqes = carve(&used, config->sq_entries, sizeof(vq_sqe));
@@ -393,6 +395,8 @@ static vq__iocp *allocate(const vq_driver_config *config, uint32_t buf_count, ui
 	const size_t slots = carve(&used, VQ__IOCP_SLOTS_MAX, sizeof(vq__iocp_slot));
 	const size_t buf_ring = carve(&used, buf_count, sizeof(vq_buf));
 	const size_t buffers = carve(&used, buf_count, buf_size);
+	const size_t packet_ring = carve(&used, config->packet_count, sizeof(vq_buf));
+	const size_t packets = carve(&used, config->packet_count, packet_size);
 	uint8_t *base = VirtualAlloc(NULL, used, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
 	vq__iocp *d = (vq__iocp *)(void *)base;
 
@@ -405,12 +409,16 @@ static vq__iocp *allocate(const vq_driver_config *config, uint32_t buf_count, ui
 	d->heap = (vq__iocp_op **)(void *)(base + heap);
 	d->buckets = (uint32_t *)(void *)(base + buckets);
 	d->slots = (vq__iocp_slot *)(void *)(base + slots);
-	d->buf_ring = (vq_buf *)(void *)(base + buf_ring);
-	d->buffers = base + buffers;
 	d->sq_mask = config->sq_entries - 1;
 	d->cq_entries = config->cq_entries;
-	d->buf_count = buf_count;
-	d->buf_size_bytes = buf_size;
+	d->buffers = (vq__iocp_group){ .ring = (vq_buf *)(void *)(base + buf_ring),
+				       .memory = base + buffers,
+				       .count = buf_count,
+				       .size_bytes = buf_size };
+	d->packet_buffers = (vq__iocp_group){ .ring = (vq_buf *)(void *)(base + packet_ring),
+					      .memory = base + packets,
+					      .count = config->packet_count,
+					      .size_bytes = packet_size };
 	return d;
 }
 
@@ -421,13 +429,8 @@ static void fill(vq__iocp *d)
 		d->slots[i].next = i + 1 < VQ__IOCP_SLOTS_MAX ? i + 1 : VQ__IOCP_NONE;
 		d->slots[i].fd = -1;
 	}
-	for (uint32_t i = 0; i < d->buf_count; i++) {
-		d->buf_ring[i].addr =
-			(uint64_t)(uintptr_t)(d->buffers + (size_t)i * d->buf_size_bytes);
-		d->buf_ring[i].len = d->buf_size_bytes;
-		d->buf_ring[i].index = (uint16_t)i;
-	}
-	d->buf_ring[0].tail = (uint16_t)d->buf_count;
+	vq__iocp_group_fill(&d->buffers);
+	vq__iocp_group_fill(&d->packet_buffers);
 	(void)QueryPerformanceFrequency(&d->frequency);
 	d->owner = GetCurrentThreadId();
 	atomic_init(&d->doorbell.sleeping, 0);
@@ -439,45 +442,74 @@ static void fill(vq__iocp *d)
 		.cqes = d->cqes,
 		.cq_head = &d->cq_head,
 		.cq_tail = &d->cq_tail,
-		.buf_ring = d->buf_ring,
-		.buf_tail = &d->buf_ring[0].tail,
-		.buf_base = d->buffers,
+		.buf_ring = d->buffers.ring,
+		.buf_tail = &d->buffers.ring[0].tail,
+		.buf_base = d->buffers.memory,
 		.timespec = &d->timespec,
 		.doorbell = &d->doorbell,
 		.sq_entries = d->sq_mask + 1,
 		.cq_entries = d->cq_entries,
-		.buffer_count = d->buf_count,
-		.buffer_size_bytes = d->buf_size_bytes,
+		.buffer_count = d->buffers.count,
+		.buffer_size_bytes = d->buffers.size_bytes,
 		.buf_group = VQ__IOCP_BUF_GROUP,
+		.packet_count = d->packet_buffers.count,
+		.packet_size_bytes = d->packet_buffers.size_bytes,
+		.packet_group = VQ__IOCP_PACKET_GROUP,
 	};
+	if (d->packet_buffers.count > 0) {
+		d->base.view.packet_ring = d->packet_buffers.ring;
+		d->base.view.packet_tail = &d->packet_buffers.ring[0].tail;
+		d->base.view.packet_base = d->packet_buffers.memory;
+	}
 }
 
-/* AcceptEx and ConnectEx are not linked but asked for, by way of any socket. */
-static int load_functions(vq__iocp *d)
+int vq__iocp_function(int fd, GUID id, void *function)
 {
-	GUID accept_id = WSAID_ACCEPTEX;
-	GUID connect_id = WSAID_CONNECTEX;
 	DWORD bytes = 0;
-	int fd = vq__socket_create(AF_INET);
-	int rc = 0;
+
+	return WSAIoctl(vq__socket(fd), SIO_GET_EXTENSION_FUNCTION_POINTER, &id, sizeof(id),
+			function, sizeof(void (*)(void)), &bytes, NULL, NULL) == 0
+		       ? 0
+		       : vq__wsa_error();
+}
+
+/* What a new TCP socket tells: how connections begin, and what options it has by then. */
+static int ask_stream(vq__iocp *d)
+{
+	int fd = vq__socket_create(AF_INET, SOCK_STREAM);
 
 	if (fd < 0)
 		return fd;
-	if (WSAIoctl(vq__socket(fd), SIO_GET_EXTENSION_FUNCTION_POINTER, &accept_id,
-		     sizeof(accept_id), &d->accept_ex, sizeof(d->accept_ex), &bytes, NULL,
-		     NULL) != 0 ||
-	    WSAIoctl(vq__socket(fd), SIO_GET_EXTENSION_FUNCTION_POINTER, &connect_id,
-		     sizeof(connect_id), &d->connect_ex, sizeof(d->connect_ex), &bytes, NULL,
-		     NULL) != 0)
-		rc = vq__wsa_error();
+	int rc = vq__iocp_function(fd, (GUID)WSAID_ACCEPTEX, &d->accept_ex);
+	if (rc == 0)
+		rc = vq__iocp_function(fd, (GUID)WSAID_CONNECTEX, &d->connect_ex);
+	if (rc == 0)
+		rc = vq__iocp_function(fd, (GUID)WSAID_TRANSMITFILE, &d->transmit_file);
+	d->fresh_known = vq__iocp_inherited(fd, d->fresh);
 	(void)vq__socket_close(fd, false);
+	return rc;
+}
+
+static int ask_datagram(vq__iocp *d)
+{
+	int fd = vq__socket_create(AF_INET, SOCK_DGRAM);
+
+	if (fd < 0)
+		return fd;
+	int rc = vq__iocp_function(fd, (GUID)WSAID_WSARECVMSG, &d->recv_msg);
+	if (rc == 0)
+		rc = vq__iocp_function(fd, (GUID)WSAID_WSASENDMSG, &d->send_msg);
+	(void)vq__socket_close(fd, false);
+	vq__iocp_wait_probe();
 	return rc;
 }
 
 static int start_driver(vq__iocp *d, vq_driver_report *report)
 {
 	report->failed_step = VQ_STEP_PROBE;
-	int rc = load_functions(d);
+	int rc = ask_stream(d);
+	if (rc == 0)
+		rc = ask_datagram(d);
 	if (rc != 0)
 		return rc;
 	report->failed_step = VQ_STEP_DOORBELL;
@@ -492,7 +524,7 @@ static int iocp_create(const vq_driver_config *config, vq_driver_report *report,
 {
 	const uint32_t caps = VQ_CAP_SINGLE_ISSUER | VQ_CAP_ACCEPT_MULTISHOT |
 			      VQ_CAP_RECV_MULTISHOT | VQ_CAP_BUFFER_RING |
-			      VQ_CAP_BUFFER_INCREMENTAL | VQ_CAP_SKIP_SUCCESS;
+			      VQ_CAP_BUFFER_INCREMENTAL | VQ_CAP_SKIP_SUCCESS | VQ_CAP_SEND_FILE;
 
 	report->caps = caps & ~config->deny;
 	report->failed_step = VQ_STEP_OPS;
@@ -515,7 +547,9 @@ static int iocp_create(const vq_driver_config *config, vq_driver_report *report,
 	vq__iocp *d = allocate(config, report->buffer_count, report->buffer_size_bytes);
 	if (d == NULL)
 		return -VQ_ENOMEM;
-	d->incremental = incremental;
+	d->buffers.incremental = incremental;
+	report->packet_count = d->packet_buffers.count;
+	report->packet_size_bytes = d->packet_buffers.size_bytes;
 	d->owner_checked = (report->caps & VQ_CAP_SINGLE_ISSUER) != 0;
 	rc = start_driver(d, report);
 	if (rc != 0) {

@@ -39,6 +39,9 @@ enum {
 	VQ__IOCP_BUCKETS = 1 << 14,
 	VQ__IOCP_NONE = UINT32_MAX,
 	VQ__IOCP_BUF_GROUP = 1,
+	VQ__IOCP_PACKET_GROUP = 2,
+	VQ__IOCP_CONTROL_MAX = 96, /* control messages of a send that waits, as Windows has them */
+	VQ__IOCP_INHERITED = 7,    /* options that accepted sockets have from their listener */
 };
 
 enum vq__iocp_state {
@@ -48,6 +51,17 @@ enum vq__iocp_state {
 };
 
 typedef struct vq__iocp_op vq__iocp_op;
+
+/* A buffer group. */
+typedef struct vq__iocp_group {
+	vq_buf *ring;
+	uint8_t *memory;
+	uint32_t count; /* 0: there is none */
+	uint32_t size_bytes;
+	uint32_t filled; /* bytes of the first buffer that are given out */
+	uint16_t head;
+	bool incremental;
+} vq__iocp_group;
 
 /* How far a send or a receive has come through its memory. */
 typedef struct vq__iocp_span {
@@ -71,15 +85,24 @@ struct vq__iocp_op {
 	bool cancelled; /* its end was asked for */
 	bool fell_short;
 	bool readable; /* receive: what it waits for is there */
+	bool datagram; /* send or receive: of a socket that keeps messages apart */
 	int32_t error; /* what the wait ended with, told once the bytes before it are delivered */
 	union {
 		vq__iocp_span span;
 		struct {
+			int32_t error; /* of the packet that came while the op was to go on */
+			uint32_t bytes;
+			bool ended;
+		} file;
+		uint8_t control[VQ__IOCP_CONTROL_MAX]; /* datagram: until its packet has come */
+		struct {
+			LPFN_ACCEPTEX accept_ex;
 			uint32_t slots; /* the first of its slots */
 			uint32_t waiting;
 			int32_t family;
-			bool nodelay;
-			bool keepalive;
+			int32_t values[VQ__IOCP_INHERITED];
+			uint32_t differs; /* bit i: values[i] is to be set */
+			bool compared;    /* with what the system passed on */
 		} accept;
 		struct {
 			int64_t when_ns;
@@ -95,7 +118,8 @@ typedef struct vq__iocp_slot {
 	int fd;
 	uint32_t next; /* of the same op, or of the free ones */
 	bool pending;
-	uint8_t addresses[2 * (sizeof(struct sockaddr_in6) + 16)];
+	/* 16 bytes more than the address each, as AcceptEx asks for; of any family. */
+	uint8_t addresses[2 * (VQ_ADDR_BYTES_MAX + 16)];
 } vq__iocp_slot;
 
 typedef struct vq__iocp {
@@ -107,6 +131,11 @@ typedef struct vq__iocp {
 	DWORD owner; /* thread */
 	LPFN_ACCEPTEX accept_ex;
 	LPFN_CONNECTEX connect_ex;
+	LPFN_WSARECVMSG recv_msg;
+	LPFN_WSASENDMSG send_msg;
+	LPFN_TRANSMITFILE transmit_file;
+	int32_t fresh[VQ__IOCP_INHERITED]; /* what a new socket has */
+	uint32_t fresh_known;
 
 	/* The rings, shared with the owner through the view. */
 	vq_sqe *sqes;
@@ -121,13 +150,8 @@ typedef struct vq__iocp {
 	uint32_t kept_head;
 	uint32_t kept_tail;
 
-	vq_buf *buf_ring;
-	uint8_t *buffers;
-	uint32_t buf_count;
-	uint32_t buf_size_bytes;
-	uint32_t buf_filled; /* bytes of the first buffer that are given out */
-	uint16_t buf_head;
-	bool incremental;
+	vq__iocp_group buffers;
+	vq__iocp_group packet_buffers;
 	bool owner_checked;
 
 	vq__iocp_op *ops;
@@ -176,6 +200,9 @@ void vq__iocp_finish(vq__iocp *d, vq__iocp_op *op, int32_t res, uint32_t flags);
 /* Has the op go on later in this enter, or in the next. */
 void vq__iocp_ready(vq__iocp *d, vq__iocp_op *op);
 
+/* A function of the system that is not linked but asked for, by way of a socket of its kind. */
+int vq__iocp_function(int fd, GUID id, void *function);
+
 vq__iocp_op *vq__iocp_find(vq__iocp *d, uint64_t token);
 
 /* ---- iocp_op_windows.c: the ops */
@@ -192,6 +219,59 @@ void vq__iocp_packet(vq__iocp *d, vq__iocp_op *op, int32_t error, uint32_t bytes
 /* Asks for the op's end; the answer of VQ_OP_CANCEL. */
 int32_t vq__iocp_cancel(vq__iocp *d, vq__iocp_op *op);
 
+/* ---- iocp_buffers_windows.c: buffer groups, and waiting for something to put into them */
+
+/* Makes the group of memory that is there, with all its buffers in it. */
+void vq__iocp_group_fill(vq__iocp_group *group);
+
+/* The first free buffer of the group, or NULL. */
+vq_buf *vq__iocp_buffer_first(vq__iocp_group *group);
+
+/* Takes bytes of the first buffer out of the group; returns what the completion says of it. */
+uint32_t vq__iocp_buffer_take(vq__iocp_group *group, const vq_buf *buffer, uint32_t bytes);
+
+/* Says once for the process whether a peek that ends at once as too long posts a packet. */
+void vq__iocp_wait_probe(void);
+
+/*
+ * Asks to be told when there is something to receive. True: it is there now, or op->error says why
+ * nothing will come; false: the packet will say so.
+ */
+bool vq__iocp_wait(vq__iocp *d, vq__iocp_op *op);
+
+/* What the packet of such a wait says of the op. */
+void vq__iocp_waited(vq__iocp_op *op, int32_t error);
+
+/* Ties the op's socket to the driver's port, at its first use, and tells what the socket is. */
+int vq__iocp_adopt(vq__iocp *d, vq__iocp_op *op, bool *skips);
+
+/* A packet will come for the op. */
+void vq__iocp_expect(vq__iocp *d, vq__iocp_op *op);
+
+/* ---- iocp_datagram_windows.c: messages with an address */
+
+/* Whether the op is a receive into the packet group. */
+bool vq__iocp_takes_packets(const vq__iocp_op *op);
+
+void vq__iocp_packets_start(vq__iocp *d, vq__iocp_op *op);
+void vq__iocp_packets_run(vq__iocp *d, vq__iocp_op *op);
+void vq__iocp_datagram_send(vq__iocp *d, vq__iocp_op *op);
+void vq__iocp_datagram_sent(vq__iocp *d, vq__iocp_op *op, int32_t error, uint32_t bytes);
+
+/* ---- iocp_control_windows.c: control messages */
+
+/*
+ * Writes the control messages of a send as Windows has them into out, VQ__IOCP_CONTROL_MAX bytes.
+ * Returns how many bytes, or a negative VQ_E*: -VQ_EINVAL for what Windows can't do.
+ */
+int vq__iocp_control_encode(const vq_msghdr *message, void *out);
+
+/*
+ * Writes those of a received message in Linux's layout, as many as fit into room bytes at out.
+ * Returns how many bytes that is; *cut says whether some did not fit.
+ */
+uint32_t vq__iocp_control_decode(const WSAMSG *message, void *out, uint32_t room, bool *cut);
+
 /* ---- iocp_stream_windows.c: bytes */
 
 void vq__iocp_recv_start(vq__iocp *d, vq__iocp_op *op);
@@ -199,9 +279,14 @@ void vq__iocp_recv_run(vq__iocp *d, vq__iocp_op *op);
 void vq__iocp_recv_packet(vq__iocp *d, vq__iocp_op *op, int32_t error);
 void vq__iocp_send_start(vq__iocp *d, vq__iocp_op *op);
 void vq__iocp_send_packet(vq__iocp *d, vq__iocp_op *op, int32_t error, uint32_t bytes);
+void vq__iocp_file_start(vq__iocp *d, vq__iocp_op *op);
+void vq__iocp_file_run(vq__iocp *d, vq__iocp_op *op);
+void vq__iocp_file_packet(vq__iocp *d, vq__iocp_op *op, int32_t error, uint32_t bytes);
 
 /* ---- iocp_accept_windows.c: how connections begin */
 
+/* The values of those options that the socket knows, and a bit for each. */
+uint32_t vq__iocp_inherited(int fd, int32_t values[VQ__IOCP_INHERITED]);
 void vq__iocp_accept_start(vq__iocp *d, vq__iocp_op *op);
 void vq__iocp_accept_run(vq__iocp *d, vq__iocp_op *op);
 void vq__iocp_accept_packet(vq__iocp *d, vq__iocp_slot *slot, int32_t error);

@@ -29,7 +29,10 @@
 
 typedef struct vq__driver_ops {
 	uint32_t kind; /* VQ_DRIVER_* */
-	/* Allocates a struct whose first member is a vq_driver. */
+	/*
+	 * Allocates a struct whose first member is a vq_driver, zeroed. May set its ops, to another
+	 * table of the same kind, for what the system turned out to lack.
+	 */
 	int (*create)(const vq_driver_config *config, vq_driver_report *report, vq_driver **out);
 	void (*destroy)(vq_driver *driver);
 	int (*enter)(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count);

@@ -1,9 +1,10 @@
-/* socket_linux.c: stream sockets, their addresses and options, on Linux. */
+/* socket_linux.c: stream and datagram sockets, their addresses and options, on Linux. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <netinet/udp.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,12 +12,7 @@
 #include <unistd.h>
 
 #include "address.h"
-
-static int fail(int32_t *failed_call, int32_t call)
-{
-	*failed_call = call;
-	return -errno;
-}
+#include "socket_system.h"
 
 int vq_addr_encode(const vq_addr *addr, void *out)
 {
@@ -28,65 +24,51 @@ static int set_int(int fd, int level, int name, int value)
 	return setsockopt(fd, level, name, &value, sizeof(value)) == 0 ? 0 : -errno;
 }
 
-static int apply_config(int fd, uint16_t family, const vq_socket_config *config)
+int vq__socket_share(int fd, uint32_t flags)
 {
-	const struct {
-		bool wanted;
-		int32_t option;
-		int32_t value;
-	} settings[] = {
-		{ family == VQ_AF_INET6 && (config->flags & VQ_SOCKET_V6ONLY) != 0, VQ_OPT_V6ONLY,
-		  1 },
-		{ family == VQ_AF_INET6 && (config->flags & VQ_SOCKET_DUALSTACK) != 0,
-		  VQ_OPT_V6ONLY, 0 },
-		{ (config->flags & VQ_SOCKET_REUSEPORT) != 0, VQ_OPT_REUSEPORT, 1 },
-		{ (config->flags & VQ_SOCKET_NODELAY) != 0, VQ_OPT_NODELAY, 1 },
-		{ (config->flags & VQ_SOCKET_KEEPALIVE) != 0, VQ_OPT_KEEPALIVE, 1 },
-		{ config->keep_idle_s > 0, VQ_OPT_KEEP_IDLE_S, config->keep_idle_s },
-		{ config->keep_interval_s > 0, VQ_OPT_KEEP_INTERVAL_S, config->keep_interval_s },
-		{ config->keep_count > 0, VQ_OPT_KEEP_COUNT, config->keep_count },
-		{ config->receive_buffer_bytes > 0, VQ_OPT_RECEIVE_BUFFER_BYTES,
-		  config->receive_buffer_bytes },
-		{ config->send_buffer_bytes > 0, VQ_OPT_SEND_BUFFER_BYTES,
-		  config->send_buffer_bytes },
-	};
+	const bool address = (flags & (VQ_SOCKET_REUSEADDR | VQ_SOCKET_SHARED)) != 0;
+	const bool port = (flags & (VQ_SOCKET_REUSEPORT | VQ_SOCKET_SHARED)) != 0;
+	int rc = address ? set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1) : 0;
 
-	if ((config->flags & VQ_SOCKET_REUSEADDR) != 0) {
-		int rc = set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-		if (rc != 0)
-			return rc;
-	}
-	for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
-		int rc = settings[i].wanted
-				 ? vq_socket_set(fd, settings[i].option, settings[i].value)
-				 : 0;
-		if (rc != 0)
-			return rc;
-	}
-	return 0;
+	return rc == 0 && port ? set_int(fd, SOL_SOCKET, SO_REUSEPORT, 1) : rc;
 }
 
-int vq_socket_stream(uint16_t family, const vq_socket_config *config, int32_t *failed_call)
+int vq__socket_keep_times(int fd, const vq_socket_config *config)
 {
-	int domain = family == VQ_AF_INET6 ? AF_INET6 : AF_INET;
-	if (family != VQ_AF_INET && family != VQ_AF_INET6) {
-		*failed_call = VQ_CALL_SOCKET;
+	int rc = 0;
+
+	if (config->keep_idle_s > 0)
+		rc = vq_socket_set(fd, VQ_OPT_KEEP_IDLE_S, config->keep_idle_s);
+	if (rc == 0 && config->keep_interval_s > 0)
+		rc = vq_socket_set(fd, VQ_OPT_KEEP_INTERVAL_S, config->keep_interval_s);
+	return rc;
+}
+
+int vq__socket_open(uint16_t family, bool datagram)
+{
+	const int domain = family == VQ_AF_INET    ? AF_INET
+			   : family == VQ_AF_INET6 ? AF_INET6
+			   : family == VQ_AF_UNIX  ? AF_UNIX
+						   : -1;
+
+	if (domain < 0)
 		return -VQ_EINVAL;
-	}
 	/*
 	 * Not SOCK_NONBLOCK: the driver's ops wait in the kernel, and would answer EAGAIN instead
 	 * on a non-blocking socket.
 	 */
-	int fd = socket(domain, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return fail(failed_call, VQ_CALL_SOCKET);
-	int rc = apply_config(fd, family, config);
-	if (rc != 0) {
-		*failed_call = VQ_CALL_SETSOCKOPT;
-		close(fd);
-		return rc;
-	}
-	return fd;
+	int fd = socket(domain, (datagram ? SOCK_DGRAM : SOCK_STREAM) | SOCK_CLOEXEC, 0);
+	return fd < 0 ? -errno : fd;
+}
+
+int vq_socket_connect(int fd, const vq_addr *addr)
+{
+	vq__address sa;
+	int len = vq_addr_encode(addr, &sa);
+
+	if (len < 0)
+		return len;
+	return connect(fd, &sa.any, (socklen_t)len) == 0 ? 0 : -errno;
 }
 
 int vq_socket_bind(int fd, const vq_addr *addr)
@@ -99,21 +81,9 @@ int vq_socket_bind(int fd, const vq_addr *addr)
 	return bind(fd, &sa.any, (socklen_t)len) == 0 ? 0 : -errno;
 }
 
-int vq_socket_listen(int fd, const vq_addr *addr, int32_t backlog, vq_addr *bound,
-		     int32_t *failed_call)
+int vq__socket_listen(int fd, int32_t backlog)
 {
-	int rc = addr != NULL ? vq_socket_bind(fd, addr) : 0;
-
-	if (rc != 0) {
-		*failed_call = VQ_CALL_BIND;
-		return rc;
-	}
-	if (listen(fd, backlog) != 0)
-		return fail(failed_call, VQ_CALL_LISTEN);
-	rc = vq_socket_local(fd, bound);
-	if (rc != 0)
-		*failed_call = VQ_CALL_GETSOCKNAME;
-	return rc;
+	return listen(fd, backlog) == 0 ? 0 : -errno;
 }
 
 int vq_socket_local(int fd, vq_addr *addr)
@@ -123,7 +93,7 @@ int vq_socket_local(int fd, vq_addr *addr)
 
 	if (getsockname(fd, &sa.any, &len) != 0)
 		return -errno;
-	vq__address_decode(&sa, addr);
+	vq__address_decode(&sa, (size_t)len, addr);
 	return 0;
 }
 
@@ -134,11 +104,11 @@ int vq_socket_peer(int fd, vq_addr *addr)
 
 	if (getpeername(fd, &sa.any, &len) != 0)
 		return -errno;
-	vq__address_decode(&sa, addr);
+	vq__address_decode(&sa, (size_t)len, addr);
 	return 0;
 }
 
-/* SOL_SOCKET, IPPROTO_TCP and IPPROTO_IPV6 options that are one int. */
+/* Options that are one int, whatever the socket's family. */
 static bool int_option(int32_t option, int *level, int *name)
 {
 	static const struct {
@@ -156,6 +126,9 @@ static bool int_option(int32_t option, int *level, int *name)
 		{ VQ_OPT_REUSEPORT, SOL_SOCKET, SO_REUSEPORT },
 		{ VQ_OPT_V6ONLY, IPPROTO_IPV6, IPV6_V6ONLY },
 		{ VQ_OPT_ERROR, SOL_SOCKET, SO_ERROR },
+		{ VQ_OPT_BROADCAST, SOL_SOCKET, SO_BROADCAST },
+		{ VQ_OPT_UDP_SEGMENT, IPPROTO_UDP, UDP_SEGMENT },
+		{ VQ_OPT_UDP_GRO, IPPROTO_UDP, UDP_GRO },
 	};
 	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
 		if (table[i].option == option) {
@@ -167,21 +140,83 @@ static bool int_option(int32_t option, int *level, int *name)
 	return false;
 }
 
-/* The unicast TTL's option goes by the socket's family. */
-static int ttl_option(int fd, int *level, int *name)
+static int domain_of(int fd, int *domain)
+{
+	socklen_t len = sizeof(*domain);
+
+	return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, domain, &len) == 0 ? 0 : -errno;
+}
+
+/* Options that IPv4 and IPv6 have each for themselves. */
+typedef struct ip_option {
+	int32_t option;
+	int v4;
+	int v6;
+	bool both; /* on a socket of IPv6 IPv4's too, for what comes to it in IPv4 */
+} ip_option;
+
+static const ip_option *find_ip_option(int32_t option)
+{
+	static const ip_option table[] = {
+		{ VQ_OPT_TTL, IP_TTL, IPV6_UNICAST_HOPS, false },
+		{ VQ_OPT_PACKET_INFO, IP_PKTINFO, IPV6_RECVPKTINFO, true },
+		{ VQ_OPT_RECEIVE_TOS, IP_RECVTOS, IPV6_RECVTCLASS, true },
+		{ VQ_OPT_TOS, IP_TOS, IPV6_TCLASS, true },
+		{ VQ_OPT_MULTICAST_LOOP, IP_MULTICAST_LOOP, IPV6_MULTICAST_LOOP, false },
+		{ VQ_OPT_MULTICAST_TTL, IP_MULTICAST_TTL, IPV6_MULTICAST_HOPS, false },
+		{ VQ_OPT_MULTICAST_INTERFACE, IP_MULTICAST_IF, IPV6_MULTICAST_IF, false },
+		{ VQ_OPT_DONT_FRAGMENT, IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, true },
+	};
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+		if (table[i].option == option)
+			return &table[i];
+	return NULL;
+}
+
+static int set_ip_option(int fd, const ip_option *ip, int value)
 {
 	int domain = 0;
-	socklen_t len = sizeof(domain);
+	int rc = domain_of(fd, &domain);
 
-	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) != 0)
+	if (rc != 0)
+		return rc;
+	if (ip->option == VQ_OPT_DONT_FRAGMENT)
+		value = value != 0 ? IP_PMTUDISC_PROBE : IP_PMTUDISC_WANT;
+	if (ip->option == VQ_OPT_MULTICAST_INTERFACE && domain != AF_INET6) {
+		const struct ip_mreqn by_index = { .imr_ifindex = value };
+		return setsockopt(fd, IPPROTO_IP, ip->v4, &by_index, sizeof(by_index)) == 0
+			       ? 0
+			       : -errno;
+	}
+	if (domain != AF_INET6)
+		return set_int(fd, IPPROTO_IP, ip->v4, value);
+	rc = set_int(fd, IPPROTO_IPV6, ip->v6, value);
+	if (rc == 0 && ip->both)
+		(void)set_int(fd, IPPROTO_IP, ip->v4, value); /* no IPv4 here: none arrives */
+	return rc;
+}
+
+static int get_ip_option(int fd, const ip_option *ip, int32_t *value)
+{
+	int domain = 0;
+	socklen_t len = sizeof(*value);
+	int rc = domain_of(fd, &domain);
+
+	if (rc != 0)
+		return rc;
+	if (ip->option == VQ_OPT_MULTICAST_INTERFACE)
+		return -VQ_EINVAL;
+	bool v6 = domain == AF_INET6;
+	if (getsockopt(fd, v6 ? IPPROTO_IPV6 : IPPROTO_IP, v6 ? ip->v6 : ip->v4, value, &len) != 0)
 		return -errno;
-	*level = domain == AF_INET6 ? IPPROTO_IPV6 : IPPROTO_IP;
-	*name = domain == AF_INET6 ? IPV6_UNICAST_HOPS : IP_TTL;
+	if (ip->option == VQ_OPT_DONT_FRAGMENT)
+		*value = *value == IP_PMTUDISC_PROBE || *value == IP_PMTUDISC_DO;
 	return 0;
 }
 
 int vq_socket_set(int fd, int32_t option, int32_t value)
 {
+	const ip_option *ip = find_ip_option(option);
 	int level = 0;
 	int name = 0;
 
@@ -191,10 +226,8 @@ int vq_socket_set(int fd, int32_t option, int32_t value)
 		return setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)) == 0 ? 0
 											   : -errno;
 	}
-	if (option == VQ_OPT_TTL) {
-		int rc = ttl_option(fd, &level, &name);
-		return rc != 0 ? rc : set_int(fd, level, name, value);
-	}
+	if (ip != NULL)
+		return set_ip_option(fd, ip, value);
 	if (option == VQ_OPT_ERROR || !int_option(option, &level, &name))
 		return -VQ_EINVAL;
 	return set_int(fd, level, name, value);
@@ -202,6 +235,7 @@ int vq_socket_set(int fd, int32_t option, int32_t value)
 
 int vq_socket_get(int fd, int32_t option, int32_t *value)
 {
+	const ip_option *ip = find_ip_option(option);
 	int level = 0;
 	int name = 0;
 	socklen_t len = sizeof(*value);
@@ -214,20 +248,46 @@ int vq_socket_get(int fd, int32_t option, int32_t *value)
 		*value = linger.l_onoff ? linger.l_linger : -1;
 		return 0;
 	}
-	if (option == VQ_OPT_TTL) {
-		int rc = ttl_option(fd, &level, &name);
-		if (rc != 0)
-			return rc;
-	} else if (!int_option(option, &level, &name)) {
+	if (ip != NULL)
+		return get_ip_option(fd, ip, value);
+	if (!int_option(option, &level, &name))
 		return -VQ_EINVAL;
-	}
 	return getsockopt(fd, level, name, value, &len) == 0 ? 0 : -errno;
+}
+
+int vq_socket_group(int fd, bool join, const vq_addr *group, uint32_t interface_index)
+{
+	vq__address sa;
+	int len = vq_addr_encode(group, &sa);
+	struct group_req request = { .gr_interface = interface_index };
+
+	if (len < 0 || group->family == VQ_AF_UNIX)
+		return -VQ_EINVAL;
+	memcpy(&request.gr_group, &sa, (size_t)len);
+	return setsockopt(fd, group->family == VQ_AF_INET6 ? IPPROTO_IPV6 : IPPROTO_IP,
+			  join ? MCAST_JOIN_GROUP : MCAST_LEAVE_GROUP, &request,
+			  sizeof(request)) == 0
+		       ? 0
+		       : -errno;
 }
 
 int vq_socket_close(int fd)
 {
 	/* Linux frees the number also when close(2) answers EINTR: never repeat it. */
 	return close(fd) == 0 || errno == EINTR ? 0 : -errno;
+}
+
+int vq_socket_dup(int fd)
+{
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	int flags;
+
+	if (copy < 0)
+		return -errno;
+	flags = fcntl(copy, F_GETFL);
+	if (flags >= 0 && (flags & O_NONBLOCK) != 0)
+		(void)fcntl(copy, F_SETFL, flags & ~O_NONBLOCK);
+	return copy;
 }
 
 int vq_socket_backlog_max(void)
@@ -255,4 +315,9 @@ int vq_thread_pin(uint32_t cpu)
 	CPU_ZERO(&set);
 	CPU_SET(cpu, &set);
 	return sched_setaffinity(0, sizeof(set), &set) == 0 ? 0 : -errno;
+}
+
+void vq_thread_yield(void)
+{
+	(void)sched_yield();
 }

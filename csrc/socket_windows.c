@@ -1,15 +1,13 @@
-/* socket_windows.c: stream sockets, their addresses and options, on Windows. */
+/* socket_windows.c: stream and datagram sockets, their addresses and options, on Windows. */
 #include "winsock_windows.h"
 
 #include "address.h"
+#include "socket_system.h"
 
 #include <string.h>
 
-static int fail(int32_t *failed_call, int32_t call)
-{
-	*failed_call = call;
-	return vq__wsa_error();
-}
+/* What a joined datagram has at most, its UDP header not counted. */
+#define COALESCED_BYTES_MAX (UINT16_MAX - 8)
 
 int vq_addr_encode(const vq_addr *addr, void *out)
 {
@@ -46,16 +44,16 @@ static int set_keepalive_time(int fd, int name, int32_t value_s)
 	if (value_s <= 0 || value_s > INT32_MAX / 1000)
 		return -VQ_EINVAL;
 	int rc = set_int(fd, IPPROTO_TCP, name, value_s);
-	return rc == -VQ_EOPNOTSUPP ? set_keepalive_times(fd, value_s, value_s) : rc;
+	return rc == -VQ_ENOPROTOOPT ? set_keepalive_times(fd, value_s, value_s) : rc;
 }
 
-static int apply_keepalive(int fd, const vq_socket_config *config)
+int vq__socket_keep_times(int fd, const vq_socket_config *config)
 {
 	int32_t idle_s = config->keep_idle_s;
 	int32_t interval_s = config->keep_interval_s;
 
 	if (idle_s > 0 && interval_s > 0 &&
-	    set_int(fd, IPPROTO_TCP, VQ__TCP_KEEPIDLE, idle_s) == -VQ_EOPNOTSUPP)
+	    set_int(fd, IPPROTO_TCP, VQ__TCP_KEEPIDLE, idle_s) == -VQ_ENOPROTOOPT)
 		return set_keepalive_times(fd, idle_s, interval_s);
 	int rc = 0;
 	if (idle_s > 0)
@@ -65,54 +63,72 @@ static int apply_keepalive(int fd, const vq_socket_config *config)
 	return rc;
 }
 
-static int apply_config(int fd, uint16_t family, const vq_socket_config *config)
+/*
+ * What SO_REUSEADDR is for elsewhere Windows does anyway; its own lets another process take a port
+ * that is in use. A server wants the opposite.
+ */
+int vq__socket_share(int fd, uint32_t flags)
 {
-	const bool v6 = family == VQ_AF_INET6;
-	const struct {
-		bool wanted;
-		int32_t option;
-		int32_t value;
-	} settings[] = {
-		{ v6 && (config->flags & VQ_SOCKET_V6ONLY) != 0, VQ_OPT_V6ONLY, 1 },
-		{ v6 && (config->flags & VQ_SOCKET_DUALSTACK) != 0, VQ_OPT_V6ONLY, 0 },
-		{ (config->flags & VQ_SOCKET_REUSEPORT) != 0, VQ_OPT_REUSEPORT, 1 },
-		{ (config->flags & VQ_SOCKET_NODELAY) != 0, VQ_OPT_NODELAY, 1 },
-		{ (config->flags & VQ_SOCKET_KEEPALIVE) != 0, VQ_OPT_KEEPALIVE, 1 },
-		{ config->keep_count > 0, VQ_OPT_KEEP_COUNT, config->keep_count },
-		{ config->receive_buffer_bytes > 0, VQ_OPT_RECEIVE_BUFFER_BYTES,
-		  config->receive_buffer_bytes },
-		{ config->send_buffer_bytes > 0, VQ_OPT_SEND_BUFFER_BYTES,
-		  config->send_buffer_bytes },
-	};
-	int rc = 0;
-
-	/*
-	 * What SO_REUSEADDR is for elsewhere Windows does anyway; its own lets another process take
-	 * a port that is in use. A server wants the opposite.
-	 */
-	if ((config->flags & VQ_SOCKET_REUSEADDR) != 0)
-		rc = set_int(fd, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, 1);
-	for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]) && rc == 0; i++)
-		if (settings[i].wanted)
-			rc = vq_socket_set(fd, settings[i].option, settings[i].value);
-	return rc == 0 ? apply_keepalive(fd, config) : rc;
+	if ((flags & VQ_SOCKET_REUSEPORT) != 0)
+		return -VQ_EOPNOTSUPP;
+	if ((flags & VQ_SOCKET_SHARED) != 0)
+		return set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+	if ((flags & VQ_SOCKET_REUSEADDR) != 0)
+		return set_int(fd, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, 1);
+	return 0;
 }
 
-int vq_socket_stream(uint16_t family, const vq_socket_config *config, int32_t *failed_call)
+/*
+ * Whether an answer that a port is unreachable fails the next receive. Not every version can turn
+ * it off, and nothing more can be done about it.
+ */
+static void hear_unreachable(int fd, BOOL on)
 {
-	int fd = vq__socket_create(family == VQ_AF_INET6 ? AF_INET6 : AF_INET);
+	DWORD returned = 0;
 
-	if (fd < 0) {
-		*failed_call = VQ_CALL_SOCKET;
-		return fd;
-	}
-	int rc = apply_config(fd, family, config);
-	if (rc != 0) {
-		*failed_call = VQ_CALL_SETSOCKOPT;
-		(void)vq_socket_close(fd);
-		return rc;
-	}
+	(void)WSAIoctl(vq__socket(fd), SIO_UDP_CONNRESET, &on, sizeof(on), NULL, 0, &returned, NULL,
+		       NULL);
+}
+
+/* As elsewhere: only one whose datagrams all go to one peer hears what became of them. */
+static void hear_nothing(int fd)
+{
+	BOOL on = FALSE;
+	DWORD returned = 0;
+
+	hear_unreachable(fd, FALSE);
+	(void)WSAIoctl(vq__socket(fd), VQ__SIO_UDP_NETRESET, &on, sizeof(on), NULL, 0, &returned,
+		       NULL, NULL);
+}
+
+int vq__socket_open(uint16_t family, bool datagram)
+{
+	/* Unix sockets came with Windows 10 1803: before, and under Wine, the system refuses them.
+	 */
+	const int domain = family == VQ_AF_INET    ? AF_INET
+			   : family == VQ_AF_INET6 ? AF_INET6
+			   : family == VQ_AF_UNIX  ? AF_UNIX
+						   : -1;
+
+	if (domain < 0)
+		return -VQ_EINVAL;
+	int fd = vq__socket_create(domain, datagram ? SOCK_DGRAM : SOCK_STREAM);
+	if (fd >= 0 && datagram)
+		hear_nothing(fd);
 	return fd;
+}
+
+int vq_socket_connect(int fd, const vq_addr *addr)
+{
+	vq__address sa;
+	int len = vq_addr_encode(addr, &sa);
+
+	if (len < 0)
+		return len;
+	if (connect(vq__socket(fd), &sa.any, len) != 0)
+		return vq__wsa_error();
+	hear_unreachable(fd, TRUE);
+	return 0;
 }
 
 int vq_socket_bind(int fd, const vq_addr *addr)
@@ -125,21 +141,9 @@ int vq_socket_bind(int fd, const vq_addr *addr)
 	return bind(vq__socket(fd), &sa.any, len) == 0 ? 0 : vq__wsa_error();
 }
 
-int vq_socket_listen(int fd, const vq_addr *addr, int32_t backlog, vq_addr *bound,
-		     int32_t *failed_call)
+int vq__socket_listen(int fd, int32_t backlog)
 {
-	int rc = addr != NULL ? vq_socket_bind(fd, addr) : 0;
-
-	if (rc != 0) {
-		*failed_call = VQ_CALL_BIND;
-		return rc;
-	}
-	if (listen(vq__socket(fd), backlog) != 0)
-		return fail(failed_call, VQ_CALL_LISTEN);
-	rc = vq_socket_local(fd, bound);
-	if (rc != 0)
-		*failed_call = VQ_CALL_GETSOCKNAME;
-	return rc;
+	return listen(vq__socket(fd), backlog) == 0 ? 0 : vq__wsa_error();
 }
 
 int vq_socket_local(int fd, vq_addr *addr)
@@ -149,7 +153,7 @@ int vq_socket_local(int fd, vq_addr *addr)
 
 	if (getsockname(vq__socket(fd), &sa.any, &len) != 0)
 		return vq__wsa_error();
-	vq__address_decode(&sa, addr);
+	vq__address_decode(&sa, (size_t)len, addr);
 	return 0;
 }
 
@@ -160,7 +164,7 @@ int vq_socket_peer(int fd, vq_addr *addr)
 
 	if (getpeername(vq__socket(fd), &sa.any, &len) != 0)
 		return vq__wsa_error();
-	vq__address_decode(&sa, addr);
+	vq__address_decode(&sa, (size_t)len, addr);
 	return 0;
 }
 
@@ -181,6 +185,9 @@ static bool int_option(int32_t option, int *level, int *name)
 		{ VQ_OPT_SEND_BUFFER_BYTES, SOL_SOCKET, SO_SNDBUF },
 		{ VQ_OPT_V6ONLY, IPPROTO_IPV6, IPV6_V6ONLY },
 		{ VQ_OPT_ERROR, SOL_SOCKET, SO_ERROR },
+		{ VQ_OPT_BROADCAST, SOL_SOCKET, SO_BROADCAST },
+		{ VQ_OPT_UDP_SEGMENT, IPPROTO_UDP, VQ__UDP_SEND_MSG_SIZE },
+		{ VQ_OPT_UDP_GRO, IPPROTO_UDP, VQ__UDP_RECV_MAX_COALESCED_SIZE },
 	};
 	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
 		if (table[i].option == option) {
@@ -192,17 +199,67 @@ static bool int_option(int32_t option, int *level, int *name)
 	return false;
 }
 
-/* The unicast TTL's option goes by the socket's family. */
-static int ttl_option(int fd, int *level, int *name)
+/* Options that IPv4 and IPv6 have each for themselves. */
+typedef struct ip_option {
+	int32_t option;
+	int v4;
+	int v6;
+	bool both; /* an IPv6 socket has IPv4's too, for mapped addresses */
+} ip_option;
+
+static const ip_option *find_ip_option(int32_t option)
+{
+	static const ip_option table[] = {
+		{ VQ_OPT_TTL, IP_TTL, IPV6_UNICAST_HOPS, false },
+		{ VQ_OPT_PACKET_INFO, IP_PKTINFO, IPV6_PKTINFO, true },
+		{ VQ_OPT_RECEIVE_TOS, IP_RECVTOS, IPV6_RECVTCLASS, true },
+		{ VQ_OPT_TOS, IP_TOS, IPV6_TCLASS, true },
+		{ VQ_OPT_MULTICAST_LOOP, IP_MULTICAST_LOOP, IPV6_MULTICAST_LOOP, false },
+		{ VQ_OPT_MULTICAST_TTL, IP_MULTICAST_TTL, IPV6_MULTICAST_HOPS, false },
+		{ VQ_OPT_MULTICAST_INTERFACE, IP_MULTICAST_IF, IPV6_MULTICAST_IF, false },
+		{ VQ_OPT_DONT_FRAGMENT, IP_DONTFRAGMENT, IPV6_DONTFRAG, true },
+	};
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+		if (table[i].option == option)
+			return &table[i];
+	return NULL;
+}
+
+static int is_v6(int fd, bool *v6)
 {
 	WSAPROTOCOL_INFOW info;
 	int len = sizeof(info);
 
 	if (getsockopt(vq__socket(fd), SOL_SOCKET, SO_PROTOCOL_INFOW, (char *)&info, &len) != 0)
 		return vq__wsa_error();
-	*level = info.iAddressFamily == AF_INET6 ? IPPROTO_IPV6 : IPPROTO_IP;
-	*name = info.iAddressFamily == AF_INET6 ? IPV6_UNICAST_HOPS : IP_TTL;
+	*v6 = info.iAddressFamily == AF_INET6;
 	return 0;
+}
+
+static int set_level(int fd, const ip_option *ip, bool v6, int value)
+{
+	const int level = v6 ? IPPROTO_IPV6 : IPPROTO_IP;
+
+	/* An address of 0.x.x.x stands for an interface's index. */
+	if (ip->option == VQ_OPT_MULTICAST_INTERFACE && !v6)
+		value = (int)htonl((u_long)value);
+	int rc = set_int(fd, level, v6 ? ip->v6 : ip->v4, value);
+	/* Older versions tell the two bits of ECN alone. */
+	if (rc != 0 && ip->option == VQ_OPT_RECEIVE_TOS)
+		rc = set_int(fd, level, v6 ? IPV6_ECN : IP_ECN, value);
+	return rc;
+}
+
+static int set_ip_option(int fd, const ip_option *ip, int value)
+{
+	bool v6 = false;
+	int rc = is_v6(fd, &v6);
+
+	if (rc == 0)
+		rc = set_level(fd, ip, v6, value);
+	if (rc == 0 && v6 && ip->both)
+		(void)set_level(fd, ip, false, value); /* no IPv4 here: none arrives */
+	return rc;
 }
 
 int vq_socket_set(int fd, int32_t option, int32_t value)
@@ -219,10 +276,6 @@ int vq_socket_set(int fd, int32_t option, int32_t value)
 			       ? 0
 			       : vq__wsa_error();
 	}
-	case VQ_OPT_TTL: {
-		int rc = ttl_option(fd, &level, &name);
-		return rc != 0 ? rc : set_int(fd, level, name, value);
-	}
 	case VQ_OPT_KEEP_IDLE_S:
 		return set_keepalive_time(fd, VQ__TCP_KEEPIDLE, value);
 	case VQ_OPT_KEEP_INTERVAL_S:
@@ -232,9 +285,14 @@ int vq_socket_set(int fd, int32_t option, int32_t value)
 	case VQ_OPT_ERROR:
 		return -VQ_EINVAL;
 	default:
-		return int_option(option, &level, &name) ? set_int(fd, level, name, value)
-							 : -VQ_EINVAL;
+		break;
 	}
+	if (option == VQ_OPT_UDP_GRO)
+		value = value != 0 ? COALESCED_BYTES_MAX : 0;
+	const ip_option *ip = find_ip_option(option);
+	if (ip != NULL)
+		return set_ip_option(fd, ip, value);
+	return int_option(option, &level, &name) ? set_int(fd, level, name, value) : -VQ_EINVAL;
 }
 
 int vq_socket_get(int fd, int32_t option, int32_t *value)
@@ -255,10 +313,14 @@ int vq_socket_get(int fd, int32_t option, int32_t *value)
 		*value = 0;
 		return 0;
 	}
-	if (option == VQ_OPT_TTL) {
-		int rc = ttl_option(fd, &level, &name);
+	const ip_option *ip = find_ip_option(option);
+	if (ip != NULL) {
+		bool v6 = false;
+		int rc = option == VQ_OPT_MULTICAST_INTERFACE ? -VQ_EINVAL : is_v6(fd, &v6);
 		if (rc != 0)
 			return rc;
+		level = v6 ? IPPROTO_IPV6 : IPPROTO_IP;
+		name = v6 ? ip->v6 : ip->v4;
 	} else if (!int_option(option, &level, &name)) {
 		return -VQ_EINVAL;
 	}
@@ -268,12 +330,56 @@ int vq_socket_get(int fd, int32_t option, int32_t *value)
 		return vq__wsa_error();
 	if (option == VQ_OPT_ERROR && *value != 0)
 		*value = -vq__error((DWORD)*value);
+	if (option == VQ_OPT_UDP_GRO)
+		*value = *value != 0;
 	return 0;
+}
+
+static int set_option(int fd, int level, int name, const void *value, int len)
+{
+	return setsockopt(vq__socket(fd), level, name, value, len) == 0 ? 0 : vq__wsa_error();
+}
+
+static int set_membership(int fd, bool join, const vq__address *group, uint32_t interface_index)
+{
+	if (group->any.sa_family == AF_INET6) {
+		const struct ipv6_mreq v6 = { .ipv6mr_multiaddr = group->v6.sin6_addr,
+					      .ipv6mr_interface = interface_index };
+		return set_option(fd, IPPROTO_IPV6,
+				  join ? IPV6_ADD_MEMBERSHIP : IPV6_DROP_MEMBERSHIP, &v6,
+				  sizeof(v6));
+	}
+	/* An address of 0.x.x.x stands for an interface's index. */
+	const struct ip_mreq v4 = { .imr_multiaddr = group->v4.sin_addr,
+				    .imr_interface.s_addr = htonl(interface_index) };
+	return set_option(fd, IPPROTO_IP, join ? IP_ADD_MEMBERSHIP : IP_DROP_MEMBERSHIP, &v4,
+			  sizeof(v4));
+}
+
+int vq_socket_group(int fd, bool join, const vq_addr *group, uint32_t interface_index)
+{
+	vq__address sa;
+	int len = vq_addr_encode(group, &sa);
+	GROUP_REQ request = { .gr_interface = interface_index };
+
+	if (len < 0 || group->family == VQ_AF_UNIX)
+		return -VQ_EINVAL;
+	memcpy(&request.gr_group, &sa, (size_t)len);
+	int rc = set_option(fd, group->family == VQ_AF_INET6 ? IPPROTO_IPV6 : IPPROTO_IP,
+			    join ? MCAST_JOIN_GROUP : MCAST_LEAVE_GROUP, &request, sizeof(request));
+	/* Wine has only what came before. */
+	return rc == -VQ_ENOPROTOOPT ? set_membership(fd, join, &sa, interface_index) : rc;
 }
 
 int vq_socket_close(int fd)
 {
 	return vq__socket_close(fd, false);
+}
+
+int vq_socket_dup(int fd)
+{
+	(void)fd;
+	return -VQ_EINVAL; /* a copy would still belong to the first one's port */
 }
 
 int vq_socket_backlog_max(void)
@@ -297,4 +403,9 @@ int vq_thread_pin(uint32_t cpu)
 		cpu -= count;
 	}
 	return -VQ_EINVAL;
+}
+
+void vq_thread_yield(void)
+{
+	(void)SwitchToThread();
 }

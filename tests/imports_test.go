@@ -47,6 +47,8 @@ var importTable = []rule{
 	{folder: ".", module: []string{"internal/..."}},
 	{folder: "engine/...", module: []string{"."}},
 	{folder: "rudp/...", module: []string{".", "rudp/internal/..."}, others: []string{"golang.org/x/crypto/..."}},
+	{folder: "metrics", module: []string{"."}},
+	{folder: "debugz", module: []string{"."}},
 	{folder: "internal/core", module: []string{"internal/...", "csrc", "include"}, cgo: true},
 	{folder: "internal/...", module: []string{"internal/..."}},
 	{folder: "csrc", module: []string{"include"}, cgo: true},

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -41,6 +42,8 @@ func TestMain(m *testing.M) {
 func registerChildren() {
 	children["serve"] = childServe
 	children["start-fails"] = childStartFails
+	children["http"] = childHTTP
+	children["races"] = childRaces
 	children["panic-task"] = childPanicTask
 	children["panic-handler"] = childPanicHandler
 	registerDriverChildren()
@@ -52,12 +55,33 @@ type child struct {
 	cmd    *exec.Cmd
 	in     io.WriteCloser
 	lines  chan string
-	stderr *strings.Builder
+	stderr *lockedText
+}
+
+// lockedText is written by one goroutine and read by others.
+type lockedText struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lockedText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lockedText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 func startChild(t *testing.T, part string, env ...string) *child {
 	t.Helper()
-	c := &child{t: t, lines: make(chan string, 16), stderr: &strings.Builder{}}
+	if part != "http" && part != "races" {
+		needDriver(t)
+	}
+	c := &child{t: t, lines: make(chan string, 16), stderr: &lockedText{}}
 	c.cmd = exec.Command(os.Args[0])
 	c.cmd.Env = append(append(os.Environ(), childEnv+"="+part), env...)
 	c.cmd.Stderr = c.stderr

@@ -366,9 +366,6 @@ func TestNet_ConnectionDefaults(t *testing.T) {
 
 // Goal: accepted connections have the listener's buffer sizes.
 func TestNet_AcceptedInheritBuffers(t *testing.T) {
-	if !acceptedHaveBuffers() {
-		t.Skip("accepted sockets have the system's sizes here")
-	}
 	noLeak(t)
 	lc := veloq.ListenConfig{ReadBuffer: 20_000, WriteBuffer: 30_000}
 	accepted(t, lc, veloq.Dialer{}, "127.0.0.1:0", func(_ *veloq.Context, _, in *veloq.Stream) error {
@@ -395,7 +392,7 @@ func TestNet_SplitForTwoTasks(t *testing.T) {
 			_ = peer.CloseWrite()
 			heard <- string(b)
 		}()
-		reader := veloq.Spawn(c, func(*veloq.Context) (string, error) {
+		reader := veloq.SpawnLocal(c, func(*veloq.Context) (string, error) {
 			var got []byte
 			buf := make([]byte, 100)
 			for {
@@ -409,7 +406,7 @@ func TestNet_SplitForTwoTasks(t *testing.T) {
 				}
 			}
 		})
-		writer := veloq.Spawn(c, func(*veloq.Context) (int, error) {
+		writer := veloq.SpawnLocal(c, func(*veloq.Context) (int, error) {
 			n, err := w.Write([]byte("all there is"))
 			return n, errors.Join(err, w.Close())
 		})
@@ -440,7 +437,7 @@ func TestNet_AcceptAfterClose(t *testing.T) {
 			return err
 		}
 		addr := l.Addr().String()
-		waiting := veloq.Spawn(c, func(*veloq.Context) (*veloq.Stream, error) { return l.Accept() })
+		waiting := veloq.SpawnLocal(c, func(*veloq.Context) (*veloq.Stream, error) { return l.Accept() })
 		require.NoError(t, c.Yield())
 		require.NoError(t, l.Close())
 		require.NoError(t, l.Close())
@@ -466,6 +463,7 @@ func TestNet_AcceptAfterClose(t *testing.T) {
 
 // Goal: one default runtime, whoever asks first, and another once that was closed.
 func TestNet_Default(t *testing.T) {
+	needDriver(t)
 	noLeak(t)
 	for range 2 {
 		const askers = 8

@@ -49,6 +49,7 @@ func forwardTask(_ *veloq.Context, s *veloq.Stream) error {
 func TestStream_PeersThatNeverReadDoNotStallOthers(t *testing.T) {
 	for _, door := range []string{"task", "handler"} {
 		t.Run(door, func(t *testing.T) {
+			needDriver(t)
 			rt, err := veloq.New(veloq.Config{Workers: 1, BufferCount: 8, BufferSize: 16 << 10, WriteHigh: 64 << 10, ReadLimit: 64 << 10})
 			require.NoError(t, err)
 			defer rt.Close()

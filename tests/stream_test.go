@@ -174,9 +174,9 @@ func TestStream_ManyWriters(t *testing.T) {
 			const writers = 6
 			checked := make(chan error, 1)
 			go func() { checked <- checkFrames(peer, writers, rounds) }()
-			var hs []*veloq.JoinHandle[struct{}]
+			var hs []*veloq.LocalHandle[struct{}]
 			for id := range writers {
-				hs = append(hs, veloq.Spawn(c, func(c *veloq.Context) (struct{}, error) {
+				hs = append(hs, veloq.SpawnLocal(c, func(c *veloq.Context) (struct{}, error) {
 					for i := range rounds {
 						body := bytes.Repeat([]byte{byte(id)}, 1+(i*7919+id)%40_000)
 						head := []byte{byte(id), byte(i), byte(len(body)), byte(len(body) >> 8), byte(len(body) >> 16)}
@@ -248,7 +248,7 @@ func TestStream_QueuedWriterCancelled(t *testing.T) {
 		withPeer(t, sh, func(c *veloq.Context, s *veloq.Stream, peer *net.TCPConn) error {
 			piece := make([]byte, 10<<10)
 			sent := 0
-			fill := veloq.Spawn(c, func(*veloq.Context) (int, error) {
+			fill := veloq.SpawnLocal(c, func(*veloq.Context) (int, error) {
 				for {
 					n, err := s.Write(piece)
 					sent += n
@@ -263,8 +263,8 @@ func TestStream_QueuedWriterCancelled(t *testing.T) {
 					return err
 				}
 			}
-			second := veloq.Spawn(c, func(*veloq.Context) (int, error) { return s.Write(piece) })
-			third := veloq.Spawn(c, func(*veloq.Context) (int, error) { return s.Write([]byte("third")) })
+			second := veloq.SpawnLocal(c, func(*veloq.Context) (int, error) { return s.Write(piece) })
+			third := veloq.SpawnLocal(c, func(*veloq.Context) (int, error) { return s.Write([]byte("third")) })
 			if err := c.Yield(); err != nil {
 				return err
 			}
@@ -822,7 +822,7 @@ func TestStream_Proxy(t *testing.T) {
 				return err
 			}
 			defer func() { _ = up.Close() }()
-			there := veloq.Spawn(c, func(*veloq.Context) (int64, error) {
+			there := veloq.SpawnLocal(c, func(*veloq.Context) (int64, error) {
 				n, err := up.ReadFrom(s)
 				_ = up.CloseWrite()
 				return n, err

@@ -38,8 +38,11 @@ func setBuffers(fd uintptr, bytes int) error {
 // dialsIPv4Wildcard: package net dials only 127.0.0.1 for "[::]".
 const dialsIPv4Wildcard = false
 
-// acceptedHaveBuffers: accepted sockets have their listener's buffer sizes.
-func acceptedHaveBuffers() bool { return true }
+// sendsECN: what a datagram is marked with goes out.
+func sendsECN() bool { return true }
+
+// losesErrors: what the network reports of a datagram may get lost.
+func losesErrors() bool { return false }
 
 // keepAliveTimes returns the seconds before the first probe and between probes of this process's socket
 // with those addresses.
@@ -135,4 +138,13 @@ func rssBytes() int {
 	fields := strings.Fields(string(b))
 	pages, _ := strconv.Atoi(fields[1])
 	return pages * os.Getpagesize()
+}
+
+// dropChecksums makes a UDP socket send without checksums, for which the kernel cuts nothing.
+func dropChecksums(fd uintptr) error {
+	const noCheck = 11 // SO_NO_CHECK, of Linux
+	if runtime.GOOS != "linux" {
+		return errors.ErrUnsupported
+	}
+	return syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, noCheck, 1)
 }

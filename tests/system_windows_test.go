@@ -38,8 +38,12 @@ func setBuffers(fd uintptr, bytes int) error {
 // dialsIPv4Wildcard: package net dials only 127.0.0.1 for "[::]".
 const dialsIPv4Wildcard = true
 
-// acceptedHaveBuffers: accepted sockets have their listener's buffer sizes; not under Wine.
-func acceptedHaveBuffers() bool { return !underWine() }
+// sendsECN: what a datagram is marked with goes out; WSASendMsg of Wine ignores it.
+func sendsECN() bool { return !underWine() }
+
+// losesErrors: what the network reports of a datagram may get lost; under Wine it does now and then, and
+// a receive that begins to wait after such an error waits on, whatever arrives.
+func losesErrors() bool { return underWine() }
 
 // keepAliveTimes is not known: handles can't be listed.
 func keepAliveTimes(_, _ net.Addr) (idle, interval int, ok bool) { return 0, 0, false }
@@ -79,3 +83,6 @@ func descriptorsMax() int { return 1500 }
 
 // rssBytes is not known.
 func rssBytes() int { return 0 }
+
+// dropChecksums has no counterpart here.
+func dropChecksums(uintptr) error { return errors.ErrUnsupported }

@@ -173,9 +173,9 @@ func TestTask_Sleep(t *testing.T) {
 	t.Logf("latest of %d sleepers: %v", n, time.Duration(latest.Load()))
 	var order []int
 	require.NoError(t, onWorker(t, rt, 0, func(c *veloq.Context) error {
-		var hs []*veloq.JoinHandle[int]
+		var hs []*veloq.LocalHandle[int]
 		for i := range 20 {
-			hs = append(hs, veloq.Spawn(c, func(c *veloq.Context) (int, error) {
+			hs = append(hs, veloq.SpawnLocal(c, func(c *veloq.Context) (int, error) {
 				err := c.Sleep(time.Duration(20-i) * 5 * time.Millisecond)
 				order = append(order, 20-i)
 				return 0, err
@@ -488,6 +488,7 @@ func TestTask_IgnoringCancellationIsUnwound(t *testing.T) {
 	for name, wait := range waits {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			needDriver(t)
 			rt, err := veloq.New(veloq.Config{Workers: 1})
 			require.NoError(t, err)
 			var deferred atomic.Int64

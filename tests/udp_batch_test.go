@@ -92,7 +92,7 @@ func TestUDPBatch_ThereAndBack(t *testing.T) {
 		const count = 40
 		out := make([]veloq.UDPMessage, count)
 		for i := range out {
-			p := patterned(i*31, i)
+			p := udpPatterned(i*31, i)
 			out[i] = veloq.UDPMessage{Buffers: [][]byte{p[:i], nil, p[i:]}, Addr: to}
 		}
 		out[7].Buffers = nil // nothing is a datagram too
@@ -111,7 +111,7 @@ func TestUDPBatch_ThereAndBack(t *testing.T) {
 			got += n
 		}
 		for i, m := range in[:count] {
-			want := patterned(i*31, i)
+			want := udpPatterned(i*31, i)
 			if i == 7 {
 				want = nil
 			}
@@ -279,7 +279,7 @@ func TestUDPBatch_WriteSegments(t *testing.T) {
 			{100_000, 30_000},
 			{100_000, 50_000},
 		} {
-			p := patterned(c.bytes, c.size)
+			p := udpPatterned(c.bytes, c.size)
 			n, err := a.WriteSegments(p, c.size, to)
 			require.NoError(t, err, "%+v", c)
 			require.Equal(t, c.bytes, n)
@@ -314,7 +314,7 @@ func TestUDPBatch_Concurrent(t *testing.T) {
 					ms := make([]veloq.UDPMessage, batch)
 					for i := range ms {
 						tokens <- struct{}{}
-						ms[i] = veloq.UDPMessage{Buffers: [][]byte{{byte(s)}, patterned(600+r, s)}, Addr: to}
+						ms[i] = veloq.UDPMessage{Buffers: [][]byte{{byte(s)}, udpPatterned(600+r, s)}, Addr: to}
 					}
 					n, err := a.WriteBatch(ms, 0)
 					if !assert.NoError(t, err) || !assert.Equal(t, batch, n) {
@@ -339,7 +339,7 @@ func TestUDPBatch_Concurrent(t *testing.T) {
 					mu.Lock()
 					for _, m := range ms[:n] {
 						s := int(m.Buffers[0][0])
-						assert.Equal(t, patterned(m.N-1, s), m.Buffers[0][1:m.N])
+						assert.Equal(t, udpPatterned(m.N-1, s), m.Buffers[0][1:m.N])
 						counts[s]++
 						left--
 						<-tokens

@@ -110,7 +110,7 @@ func TestUDP_ConcurrentEcho(t *testing.T) {
 			asking.Go(func() {
 				got := make([]byte, 2048)
 				for j := range rounds {
-					p := patterned(1+(i*j)%1200, i*7+j)
+					p := udpPatterned(1+(i*j)%1200, i*7+j)
 					if _, err := client.Write(p); !assert.NoError(t, err) {
 						return
 					}

@@ -39,7 +39,7 @@ func makeBlocking(t *testing.T, c syscall.Conn) {
 func TestUDPBatch_GRO(t *testing.T) {
 	forBatch(t, func(t *testing.T, a, b *veloq.UDPConn, to netip.AddrPort) {
 		require.NoError(t, b.SetGRO(true))
-		p := patterned(30*1200+7, 3)
+		p := udpPatterned(30*1200+7, 3)
 		_, err := a.WriteSegments(p, 1200, to)
 		require.NoError(t, err)
 		all, calls, joined := receiveAll(t, b, 31)
@@ -85,7 +85,7 @@ func TestUDPBatch_GSORefused(t *testing.T) {
 			t.Skip("this kernel cuts without checksums over IPv6")
 		}
 		require.ErrorIs(t, plainErr, syscall.EINVAL, "the kernel cuts without checksums: no test")
-		p := patterned(5*1200+7, 3)
+		p := udpPatterned(5*1200+7, 3)
 		for range 2 {
 			n, err := a.WriteSegments(p, 1200, to)
 			require.NoError(t, err)

@@ -82,7 +82,7 @@ func TestUDPBatch_SegmentOverMTU(t *testing.T) {
 				size   int
 				joined bool
 			}{{size, false}, {1200, true}, {size, false}, {1472, true}} {
-				p := patterned(10*c.size+1, c.size)
+				p := udpPatterned(10*c.size+1, c.size)
 				n, err := a.WriteSegments(p, c.size, addrPort(b))
 				if !assert.NoError(t, err) || !assert.Equal(t, len(p), n) {
 					return

@@ -212,7 +212,7 @@ func TestUDP_EveryWayThereAndBack(t *testing.T) {
 		for sent, send := range sends {
 			for got, receive := range receives {
 				for _, size := range []int{0, 1, 1200, 60_000} {
-					p := patterned(size, len(sent)*len(got))
+					p := udpPatterned(size, len(sent)*len(got))
 					n, err := send(p)
 					require.NoError(t, err, "%s %d", sent, size)
 					require.Equal(t, size, n)
@@ -228,7 +228,7 @@ func TestUDP_EveryWayThereAndBack(t *testing.T) {
 }
 
 // patterned makes bytes of their own for each seed.
-func patterned(size, seed int) []byte {
+func udpPatterned(size, seed int) []byte {
 	p := make([]byte, size)
 	for i := range p {
 		p[i] = byte((i + seed) % 251)

@@ -26,6 +26,7 @@ var allServers = []server{
 		[]string{"-door", "task", "-driver", "auto", "-spin", "0s"},
 		"#37b384",
 	},
+	{"veloq-net", "echo", []string{"-door", "net"}, "#7cc9a9"},
 	{"gonet", "gonet", nil, "#2f7fc1"},
 	{"gnet", "gnet", nil, "#d1702c"},
 	{"netpoll", "netpoll", nil, "#8a63b8"},

@@ -60,16 +60,28 @@ func printSystem() {
 }
 
 func printReport(r veloq.Report) {
-	fmt.Printf("\ndriver     %s, %d workers\n", r.Driver, r.Workers)
+	driver := r.Driver
+	if len(r.Emulated) > 0 {
+		driver += ", translated"
+	}
+	fmt.Printf("\ndriver     %s, %d workers\n", driver, r.Workers)
 	fmt.Printf("rings      %d submissions, %d completions\n", r.SubmissionEntries, r.CompletionEntries)
 	fmt.Printf("buffers    %d x %d bytes a worker, %s\n", r.Buffers, r.BufferSize, scheme(r.Caps))
 	fmt.Printf("uses       %s\n", strings.Join(r.Caps, " "))
+	fmt.Printf("sockets    %s\n", strings.Join(r.Sockets, " "))
 	for _, e := range r.Refused {
 		fmt.Printf("\nnot got    driver %s: %s: %v\n  cause    %s\n  cure     %s\n", e.Driver, e.Step, e.Err, e.Cause, e.Cure)
 	}
 	for _, name := range r.Missing {
 		cause, cure := explain(name, r.Caps)
 		fmt.Printf("\nnot got    %s\n  cause    %s\n  cure     %s\n", name, cause, cure)
+		if has(r.Emulated, name) {
+			fmt.Printf("  effect   the driver does it itself, with more system calls\n")
+		}
+	}
+	for _, name := range r.SocketsLack {
+		fmt.Printf("\nnot got    sockets: %s\n  cause    this system's sockets don't have it\n  cure     %s\n",
+			name, socketCure(name))
 	}
 }
 
@@ -89,17 +101,45 @@ func scheme(caps []string) string {
 	return "each for one receive"
 }
 
-// since is the first Linux with a feature.
+// since is the first Linux with a feature, and with what it is of no use without.
 var since = map[string]string{
 	"SINGLE_ISSUER": "6.0", "DEFER_TASKRUN": "6.1", "COOP_TASKRUN": "5.19", "TASKRUN_FLAG": "5.19",
 	"SUBMIT_ALL": "5.18", "REGISTERED_RING": "5.18", "ACCEPT_MULTISHOT": "5.19", "RECV_MULTISHOT": "6.0",
-	"BUFFER_RING": "5.19", "BUFFER_INCREMENTAL": "6.12", "SKIP_SUCCESS": "5.17", "SEND_ZC": "6.0",
-	"POLL_MULTISHOT": "5.13",
+	"BUFFER_RING": "6.0", "BUFFER_INCREMENTAL": "6.12", "SKIP_SUCCESS": "5.17", "SEND_ZC": "6.0",
+	"POLL_MULTISHOT": "5.13", "SHUTDOWN": "5.11", "TIMEOUT_UPDATE": "5.11", "RESTRICTED": "5.10",
+}
+
+// needs is what a feature is of no use without.
+var needs = map[string][]string{
+	"RECV_MULTISHOT":     {"BUFFER_RING"},
+	"BUFFER_RING":        {"RECV_MULTISHOT"},
+	"BUFFER_INCREMENTAL": {"BUFFER_RING", "RECV_MULTISHOT"},
+}
+
+// socketsSince is the first Windows 10 with what sockets may have, and the first Linux.
+var socketsSince = map[string][2]string{
+	"UNIX": {"1803", "2.0"}, "UDP_SEGMENT": {"2004", "4.18"}, "UDP_GRO": {"2004", "5.0"},
+	"PACKET_INFO": {"1507", "2.2"}, "ECN": {"1809", "2.6"}, "KEEPALIVE_TIMES": {"1709", "2.4"},
+	"SOCKET_REUSE": {"1507", ""}, "REGISTERED_IO": {"1507", ""},
+}
+
+func socketCure(name string) string {
+	const without = "none is needed: veloq does without"
+	if runtime.GOOS == "windows" {
+		return without + "; Windows 10 " + socketsSince[name][0] + " has it"
+	}
+	return without + "; Linux " + socketsSince[name][1] + " has it"
 }
 
 func explain(name string, caps []string) (cause, cure string) {
-	if has(strings.Split(os.Getenv("VELOQ_DENY"), ","), name) {
-		return "VELOQ_DENY forbids it", "unset VELOQ_DENY"
+	for denied := range strings.SplitSeq(os.Getenv("VELOQ_DENY"), ",") {
+		switch denied = strings.TrimSpace(denied); {
+		case denied == name:
+			return "VELOQ_DENY forbids it; Linux has it since " + since[name], "unset VELOQ_DENY"
+		case has(needs[name], denied):
+			return "VELOQ_DENY forbids " + denied + ", which it needs; Linux has it since " + since[name],
+				"unset VELOQ_DENY"
+		}
 	}
 	if name == "COOP_TASKRUN" && has(caps, "DEFER_TASKRUN") {
 		return "DEFER_TASKRUN is in use, which is better and excludes it", "none is needed"

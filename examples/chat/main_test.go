@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/veloq/veloq"
 )
 
 // TestMain runs the program itself when a test starts this binary again.
@@ -26,8 +29,21 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// needWorkers skips where the build has no workers.
+func needWorkers(t *testing.T) {
+	t.Helper()
+	rt, err := veloq.New(veloq.Config{Workers: 1})
+	var refused *veloq.DriverError
+	if errors.As(err, &refused) && refused.Step == "build" {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	require.NoError(t, rt.Close())
+}
+
 func start(t *testing.T, args ...string) (addr string) {
 	t.Helper()
+	needWorkers(t)
 	cmd := exec.Command(os.Args[0], append([]string{"-addr", "127.0.0.1:0"}, args...)...)
 	cmd.Env = append(os.Environ(), "CHAT_MAIN=1")
 	cmd.Stderr = os.Stderr

@@ -16,7 +16,7 @@ type outbox struct {
 	carry   carrier
 	lines   []string
 	lost    int
-	carried *veloq.JoinHandle[struct{}] // the task that empties it; nil while none does
+	carried *veloq.LocalHandle[struct{}] // the task that empties it; nil while none does
 	failed  bool
 }
 
@@ -33,7 +33,7 @@ func (o *outbox) put(c *veloq.Context, line string) {
 	}
 	o.lines = append(o.lines, line)
 	if o.carried == nil {
-		o.carried = veloq.Spawn(c, o.empty)
+		o.carried = veloq.SpawnLocal(c, o.empty)
 	}
 }
 

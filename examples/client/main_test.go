@@ -13,6 +13,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/veloq/veloq"
 )
 
 // TestMain runs the program itself when a test starts this binary again.
@@ -24,8 +26,21 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// needWorkers skips where the build has no workers.
+func needWorkers(t *testing.T) {
+	t.Helper()
+	rt, err := veloq.New(veloq.Config{Workers: 1})
+	var refused *veloq.DriverError
+	if errors.As(err, &refused) && refused.Step == "build" {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	require.NoError(t, rt.Close())
+}
+
 func runClient(t *testing.T, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
+	needWorkers(t)
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append(os.Environ(), "CLIENT_MAIN=1")
 	var out, errs bytes.Buffer

@@ -28,7 +28,8 @@ func main() {
 
 func run() error {
 	addr := flag.String("addr", "127.0.0.1:9000", "`address` to listen on")
-	door := flag.String("door", "task", "task or handler")
+	door := flag.String("door", "task", "task, handler, or net: a goroutine a connection, which only -stage concerns")
+	stage := flag.String("stage", "", "with -door net: whether small writes go out together, auto, on or off")
 	workers := flag.Int("workers", 0, "workers; 0 is veloq's default")
 	driver := flag.String("driver", "auto", "auto, uring, epoll or iocp")
 	spin := flag.Duration("spin", 0, "how long an idle worker looks for work before it sleeps")
@@ -39,6 +40,12 @@ func run() error {
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
+	}
+	if *debug != "" {
+		go func() { fmt.Fprintln(os.Stderr, "debug:", http.ListenAndServe(*debug, nil)) }()
+	}
+	if *door == "net" {
+		return serveNet(*addr, *stage)
 	}
 	d, err := veloq.ParseDriver(*driver)
 	if err != nil {
@@ -53,9 +60,6 @@ func run() error {
 	defer rt.Close()
 	if *report {
 		fmt.Fprint(os.Stderr, rt.Report())
-	}
-	if *debug != "" {
-		go func() { fmt.Fprintln(os.Stderr, "debug:", http.ListenAndServe(*debug, nil)) }()
 	}
 	server, err := start(rt, *door, *addr)
 	if err != nil {
@@ -88,7 +92,7 @@ func start(rt *veloq.Runtime, door, addr string) (*veloq.Server, error) {
 	case "handler":
 		return lc.StartHandler(context.Background(), rt, "tcp", addr, echoHandler{})
 	}
-	return nil, fmt.Errorf("no door %q: task or handler", door)
+	return nil, fmt.Errorf("no door %q: task, handler or net", door)
 }
 
 // echoTask reads as blocking code does; while it waits its worker serves the others.

@@ -13,7 +13,7 @@
  * Bumped by every change of a struct, constant or contract that Go shares with C. internal/core
  * compares it with vq_abi() before the first driver is created.
  */
-#define VQ_ABI 3
+#define VQ_ABI 5
 
 /* Bytes between two words that different CPUs write: 64 on x86-64 and on most arm64 parts. */
 #define VQ_CACHE_LINE 64
@@ -40,11 +40,19 @@ enum {
 	VQ_EPIPE = 32,
 	VQ_ENOSYS = 38,
 	VQ_ETIME = 62,
+	VQ_EDESTADDRREQ = 89,
+	VQ_EMSGSIZE = 90,
+	VQ_EPROTOTYPE = 91,
+	VQ_ENOPROTOOPT = 92,
+	VQ_EPROTONOSUPPORT = 93,
+	VQ_ESOCKTNOSUPPORT = 94,
 	VQ_EOPNOTSUPP = 95,
 	VQ_EAFNOSUPPORT = 97,
 	VQ_EADDRINUSE = 98,
 	VQ_EADDRNOTAVAIL = 99,
+	VQ_ENETDOWN = 100,
 	VQ_ENETUNREACH = 101,
+	VQ_ENETRESET = 102,
 	VQ_ECONNABORTED = 103,
 	VQ_ECONNRESET = 104,
 	VQ_ENOBUFS = 105,
@@ -52,10 +60,16 @@ enum {
 	VQ_ENOTCONN = 107,
 	VQ_ETIMEDOUT = 110,
 	VQ_ECONNREFUSED = 111,
+	VQ_EHOSTDOWN = 112,
 	VQ_EHOSTUNREACH = 113,
 	VQ_EALREADY = 114,
 	VQ_EINPROGRESS = 115,
 	VQ_ECANCELED = 125,
+	/*
+	 * Added to a number of the system that stands for none of these, if it is below this:
+	 * Windows has thousands, and which one it was is worth knowing.
+	 */
+	VQ_ESYSTEM = 0x10000,
 };
 
 /*

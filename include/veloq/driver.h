@@ -1,5 +1,5 @@
 /*
- * driver.h: a driver: one submission ring, one completion ring, one buffer group and one doorbell,
+ * driver.h: a driver: one submission ring, one completion ring, two buffer groups and one doorbell,
  * owned by one thread. The owner stages submissions into shared memory, makes one call a turn
  * (vq_driver_enter), and reads completions from shared memory.
  */
@@ -36,6 +36,9 @@ enum {
 	VQ_CAP_SEND_ZC = 1u << 11,
 	VQ_CAP_POLL_MULTISHOT = 1u << 12,
 	VQ_CAP_RESTRICTED = 1u << 13, /* the ring refuses all but the ops of op.h */
+	VQ_CAP_SHUTDOWN = 1u << 14,
+	VQ_CAP_TIMEOUT_UPDATE = 1u << 15,
+	VQ_CAP_SEND_FILE = 1u << 16,
 };
 
 /* At which step a driver could not be created (vq_driver_report.failed_step). */
@@ -58,8 +61,9 @@ typedef struct vq_driver_config {
 	uint32_t buffer_size_bytes; /* 256 .. 1 MiB; incremental buffers */
 	uint32_t whole_count;       /* the same two, where a buffer holds one completion only */
 	uint32_t whole_size_bytes;
-	uint32_t restricted; /* 1: with VQ_CAP_RESTRICTED or not at all; no ring, no effect */
-	uint32_t reserved;
+	uint32_t restricted;   /* 1: with VQ_CAP_RESTRICTED or not at all; no ring, no effect */
+	uint32_t packet_count; /* the packet group: power of two, 2 .. 32768; 0 for none */
+	uint32_t packet_size_bytes; /* 256 .. 1 MiB: a vq_recvmsg_out, name, control, payload */
 } vq_driver_config;
 
 /* A driver that could not be created. */
@@ -91,7 +95,9 @@ typedef struct vq_driver_report {
 	uint32_t buffer_count;
 	uint32_t buffer_size_bytes;
 	uint32_t attempt_count;
-	uint32_t reserved;
+	uint32_t emulated;     /* VQ_CAP_* that the driver does itself, at a price; not in caps */
+	uint32_t packet_count; /* 0: no packet group */
+	uint32_t packet_size_bytes;
 	vq_driver_attempt attempts[VQ_DRIVER_ATTEMPTS_MAX];
 } vq_driver_report;
 
@@ -104,6 +110,8 @@ typedef struct vq_driver_report {
  * owner's; a release store of *cq_head gives them back.
  * Buffers: buf_ring has buffer_count entries. The owner offers a buffer by filling the entry at
  * tail & (buffer_count - 1) (never its `tail` field) and then counting *buf_tail up (release).
+ * Packets: a second group in the same manner, for VQ_OP_RECVMSG. Its buffers hold one datagram
+ * each, whatever the other group's do: a datagram that met the rest of a buffer would be cut off.
  */
 typedef struct vq_driver_view {
 	vq_sqe *sqes;
@@ -121,9 +129,14 @@ typedef struct vq_driver_view {
 	uint32_t cq_entries;
 	uint32_t buffer_count;
 	uint32_t buffer_size_bytes;
+	vq_buf *packet_ring; /* NULL: no packet group */
+	uint16_t *packet_tail;
+	uint8_t *packet_base; /* buffer i is at packet_base + i * packet_size_bytes */
+	uint32_t packet_count;
+	uint32_t packet_size_bytes;
 	uint16_t buf_group;
-	uint16_t reserved0;
-	uint32_t reserved1;
+	uint16_t packet_group;
+	uint32_t reserved0;
 } vq_driver_view;
 
 /*

@@ -65,17 +65,39 @@ enum {
 
 	/*
 	 * Readiness of fd: op_flags is a poll(2) event mask, len VQ_POLL_MULTISHOT or 0.
-	 * res: the events.
+	 * res: the events. A multishot one reports what is so, then each change; one of them for
+	 * each fd at a time.
 	 */
 	VQ_OP_POLL = 6,
 
 	/*
-	 * sendmsg(2): addr is a vq_msghdr, op_flags VQ_MSG_*. res: bytes sent; fewer than asked
-	 * only with VQ_MSG_DONTWAIT, on cancel, or on an error that the next send will report.
+	 * sendmsg(2): addr is a vq_msghdr, op_flags VQ_MSG_*. On a stream res is the bytes sent;
+	 * fewer than asked only with VQ_MSG_DONTWAIT, on cancel, or on an error that the next send
+	 * will report. On a datagram socket the pieces are one datagram, sent whole or not at all:
+	 * to the system's sockaddr at name (none where the socket is connected), with the control
+	 * messages at control, which control.h describes. res: all its bytes, 0 for an empty one;
+	 * -VQ_EAGAIN without room for it. It needs VQ_MSG_DONTWAIT: Linux copies a datagram before
+	 * it looks for room, and one that io_uring tries again goes out without what was copied.
+	 * An error that the network reported for an earlier datagram of the socket may be this
+	 * one's res, and then this one was not sent.
 	 */
 	VQ_OP_SENDMSG = 9,
 
-	/* recvmsg(2): addr is a vq_msghdr. res: bytes received. */
+	/*
+	 * recvmsg(2): addr is a vq_msghdr, op_flags VQ_MSG_*. res: bytes received, into the pieces.
+	 *
+	 * With VQ_SQE_BUFFER_SELECT, which needs mode VQ_RECV_MULTISHOT and a datagram socket: each
+	 * datagram takes one whole buffer of buf_group, which must be the driver's packet group.
+	 * Of the vq_msghdr only name_len and control_len count; the rest is zero. The buffer then
+	 * begins with a vq_recvmsg_out, followed by name_len bytes that hold the sender's sockaddr,
+	 * control_len bytes that hold control messages (control.h), and the payload.
+	 * res: where the payload ends, sizeof(vq_recvmsg_out) + name_len + control_len +
+	 * payload_len, so never 0. A datagram of no bytes is a completion like any other, though it
+	 * may be the terminal one; stage the op anew then. What does not fit the buffer is cut off,
+	 * which flags shows (VQ_MSG_TRUNC). -VQ_ENOBUFS: the group was empty; the datagram stays in
+	 * the socket. Every other error is one that the socket had pending; datagrams may follow
+	 * it.
+	 */
 	VQ_OP_RECVMSG = 10,
 
 	/*
@@ -127,6 +149,15 @@ enum {
 	 * without MORE, or both: MORE alone says.
 	 */
 	VQ_OP_SEND_ZC = 47,
+
+	/*
+	 * Only with VQ_CAP_SEND_FILE: sends bytes of a file on a stream: addr is the system's
+	 * handle of the file, off where they begin, len how many, at most 2^31 - 2. The file stays
+	 * open until the terminal completion. res: bytes sent; fewer than asked only on cancel, at
+	 * the file's end, or on an error that the next send will report. No other send of the
+	 * socket may be in flight.
+	 */
+	VQ_OP_SEND_FILE = 200,
 };
 
 enum {
@@ -141,9 +172,12 @@ enum {
 	VQ_ACCEPT_MULTISHOT = 1u << 0,
 	VQ_POLL_MULTISHOT = 1u << 0,
 	VQ_TIMEOUT_UPDATE = 1u << 1,
+	VQ_SEND_ZC_REPORT = 1u << 3, /* the NOTIF says whether it was copied after all; Linux 6.2 */
 };
 
 enum {
+	VQ_MSG_CTRUNC = 0x08,      /* in vq_recvmsg_out: control messages were cut off */
+	VQ_MSG_TRUNC = 0x20,       /* in vq_recvmsg_out: the payload was */
 	VQ_MSG_DONTWAIT = 0x40,    /* do what can be done at once, then complete */
 	VQ_MSG_WAITALL = 0x100,    /* a short send is not a success */
 	VQ_MSG_NOSIGNAL = 0x4000,  /* EPIPE and no signal; on every send */
@@ -163,6 +197,9 @@ enum {
 	VQ_CQE_BUF_MORE = 1u << 4, /* the driver will put more into the same buffer */
 	VQ_CQE_BUFFER_SHIFT = 16,
 };
+
+/* In the res of a VQ_CQE_NOTIF, with VQ_SEND_ZC_REPORT. */
+#define VQ_NOTIF_COPIED ((int32_t)0x80000000)
 
 /* In the driver's flags word. */
 enum {
@@ -195,6 +232,15 @@ typedef struct vq_msghdr {
 	uint32_t reserved1;
 } vq_msghdr;
 
+/* What the buffer of a VQ_OP_RECVMSG with VQ_SQE_BUFFER_SELECT begins with. */
+typedef struct vq_recvmsg_out {
+	uint32_t name_len;    /* the sockaddr's own; more than the space given: it was cut off */
+	uint32_t control_len; /* bytes of control messages, in the space given */
+	uint32_t payload_len; /* bytes of payload in the buffer */
+	uint32_t flags;       /* VQ_MSG_TRUNC, VQ_MSG_CTRUNC; other bits may be set */
+} vq_recvmsg_out;
+
+_Static_assert(sizeof(vq_recvmsg_out) == 16, "vq_recvmsg_out is shared with the kernel");
 _Static_assert(sizeof(vq_timespec) == 16, "vq_timespec is shared");
 _Static_assert(sizeof(vq_iovec) == 16, "vq_iovec is shared");
 _Static_assert(sizeof(vq_msghdr) == 56, "vq_msghdr is shared");

@@ -17,12 +17,34 @@ import (
 // ReusePort reports whether several sockets can listen on one port and share its connections.
 const ReusePort = true
 
-// What package net calls the system calls behind a stream in its errors.
+// SharesSockets reports whether a driver can send on a socket that Go's netpoller watches.
+const SharesSockets = true
+
+// UnixStreams and UnixDatagrams report whether the system may have such sockets; a stream's making says
+// whether it has.
+const (
+	UnixStreams   = true
+	UnixDatagrams = true
+)
+
+// Segments reports whether the driver has one send cut into several datagrams.
+const Segments = true
+
+// What package net calls the system calls behind a stream or datagram in its errors.
 const (
 	NameRead    = "read"
 	NameWrite   = "write"
 	NameAccept  = "accept"
 	NameConnect = "connect"
+	NameRecv    = "recvmsg"
+	NameSend    = "sendmsg"
+)
+
+// Address families: socket(7).
+const (
+	systemAFUnix = 1
+	systemAF4    = 2
+	systemAF6    = 10
 )
 
 // sysError returns the system's error of a portable number, which is the same here.

@@ -18,12 +18,35 @@ import (
 // Windows, whose SO_REUSEADDR gives a port to the last who asks for it.
 const ReusePort = false
 
-// What package net calls the system calls behind a stream in its errors.
+// SharesSockets reports whether a driver can send on a socket that Go's netpoller watches: a socket
+// belongs to one completion port for good.
+const SharesSockets = false
+
+// UnixStreams and UnixDatagrams report whether the system may have such sockets; a stream's making says
+// whether it has.
+const (
+	UnixStreams   = true
+	UnixDatagrams = false
+)
+
+// Segments reports whether the driver has one send cut into several datagrams.
+const Segments = false
+
+// What package net calls the system calls behind a stream or datagram in its errors.
 const (
 	NameRead    = "wsarecv"
 	NameWrite   = "wsasend"
 	NameAccept  = "acceptex"
 	NameConnect = "connectex"
+	NameRecv    = "wsarecvmsg"
+	NameSend    = "wsasendmsg"
+)
+
+// Address families of ws2def.h.
+const (
+	systemAFUnix = 1
+	systemAF4    = 2
+	systemAF6    = 23
 )
 
 // A sysErrno is one of the system's errors that goes by two names. Package net's errors on Windows
@@ -50,6 +73,9 @@ func (e sysErrno) Timeout() bool { return e.invented.Timeout() }
 // Temporary implements net.Error.
 func (e sysErrno) Temporary() bool { return e.invented.Temporary() || e.errno.Temporary() }
 
+// errnoSystem is VQ_ESYSTEM: added to a number of the system that has no portable one.
+const errnoSystem Errno = 0x10000
+
 // sysErrnos holds the portable numbers (include/veloq/base.h) that occur on Windows.
 var sysErrnos = map[Errno]sysErrno{
 	1:   {syscall.ERROR_ACCESS_DENIED, syscall.EPERM},
@@ -68,11 +94,19 @@ var sysErrnos = map[Errno]sysErrno{
 	32:  {10058, syscall.EPIPE}, // WSAESHUTDOWN
 	38:  {120, syscall.ENOSYS},  // ERROR_CALL_NOT_IMPLEMENTED
 	62:  {10060, syscall.ETIME},
+	89:  {10039, syscall.EDESTADDRREQ},
+	90:  {10040, syscall.EMSGSIZE},
+	91:  {10041, syscall.EPROTOTYPE},
+	92:  {10042, syscall.ENOPROTOOPT},
+	93:  {10043, syscall.EPROTONOSUPPORT},
+	94:  {10044, syscall.ESOCKTNOSUPPORT},
 	95:  {10045, syscall.EOPNOTSUPP},
 	97:  {10047, syscall.EAFNOSUPPORT},
 	98:  {10048, syscall.EADDRINUSE},
 	99:  {10049, syscall.EADDRNOTAVAIL},
+	100: {10050, syscall.ENETDOWN},
 	101: {10051, syscall.ENETUNREACH},
+	102: {10052, syscall.ENETRESET},
 	103: {syscall.WSAECONNABORTED, syscall.ECONNABORTED},
 	104: {syscall.WSAECONNRESET, syscall.ECONNRESET},
 	105: {10055, syscall.ENOBUFS},
@@ -80,6 +114,7 @@ var sysErrnos = map[Errno]sysErrno{
 	107: {10057, syscall.ENOTCONN},
 	110: {10060, syscall.ETIMEDOUT},
 	111: {10061, syscall.ECONNREFUSED},
+	112: {10064, syscall.EHOSTDOWN},
 	113: {10065, syscall.EHOSTUNREACH},
 	114: {10037, syscall.EALREADY},
 	115: {10036, syscall.EINPROGRESS},
@@ -90,6 +125,9 @@ var sysErrnos = map[Errno]sysErrno{
 func sysError(e Errno) error {
 	if s, ok := sysErrnos[e]; ok {
 		return s
+	}
+	if e > errnoSystem && e < 2*errnoSystem {
+		return syscall.Errno(e - errnoSystem)
 	}
 	return nil
 }

@@ -29,6 +29,9 @@ const (
 	CapSendZC
 	CapPollMultishot
 	CapRestricted
+	CapShutdown
+	CapTimeoutUpdate
+	CapSendFile
 )
 
 // CapNames names the bits of a driver's caps, lowest first.
@@ -36,6 +39,7 @@ var CapNames = [...]string{
 	"SINGLE_ISSUER", "DEFER_TASKRUN", "COOP_TASKRUN", "TASKRUN_FLAG", "SUBMIT_ALL",
 	"REGISTERED_RING", "ACCEPT_MULTISHOT", "RECV_MULTISHOT", "BUFFER_RING",
 	"BUFFER_INCREMENTAL", "SKIP_SUCCESS", "SEND_ZC", "POLL_MULTISHOT", "RESTRICTED",
+	"SHUTDOWN", "TIMEOUT_UPDATE", "SEND_FILE",
 }
 
 // KnownCaps returns the caps that a driver of that kind may have.
@@ -46,9 +50,9 @@ func KnownCaps(kind uint32) uint32 {
 	}
 	if kind == DriverIOCP {
 		return CapSingleIssuer | CapAcceptMultishot | CapRecvMultishot | CapBufferRing |
-			CapBufferIncremental | CapSkipSuccess
+			CapBufferIncremental | CapSkipSuccess | CapSendFile
 	}
-	return 1<<len(CapNames) - 1
+	return 1<<len(CapNames) - 1 - CapSendFile
 }
 
 // Steps at which the creation of a driver fails: include/veloq/driver.h.
@@ -73,7 +77,8 @@ type Config struct {
 	WholeCount      uint32
 	WholeSizeBytes  uint32
 	Restricted      uint32
-	_               uint32
+	PacketCount     uint32
+	PacketSizeBytes uint32
 }
 
 // Attempt is vq_driver_attempt: a driver that could not be created.
@@ -97,7 +102,9 @@ type Report struct {
 	BufferCount     uint32
 	BufferSizeBytes uint32
 	AttemptCount    uint32
-	_               uint32
+	Emulated        uint32 // caps that the driver does itself; not in Caps
+	PacketCount     uint32
+	PacketSizeBytes uint32
 	Attempts        [4]Attempt
 }
 
@@ -122,6 +129,7 @@ type Driver struct {
 	// Timespec is read by the enter that submits a TIMEOUT or TIMEOUT_UPDATE pointing at it.
 	Timespec *Timespec
 	Buffers  BufferGroup
+	Packets  BufferGroup // Count 0: the driver receives no datagrams
 	Doorbell *Doorbell
 	Report   Report
 
@@ -165,7 +173,7 @@ func (d *Driver) Pending() bool {
 
 // Polled reports whether the driver learns of completions in an Enter only, so that Pending does not
 // tell.
-func (d *Driver) Polled() bool { return d.Report.Kind != DriverURing }
+func (d *Driver) Polled() bool { return d.Report.Kind != DriverURing || d.Report.Emulated != 0 }
 
 // Overflowed reports whether completions wait for room in the ring. No crossing.
 func (d *Driver) Overflowed() bool { return atomic.LoadUint32(d.sqFlags)&sqCQOverflow != 0 }

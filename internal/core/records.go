@@ -20,6 +20,7 @@ const (
 	OpRecv          = 27
 	OpShutdown      = 34
 	OpSendZC        = 47
+	OpSendFile      = 200
 
 	SQELink         = 1 << 2
 	SQEMayBlock     = 1 << 4
@@ -29,7 +30,10 @@ const (
 	RecvMultishot   = 1 << 1
 	AcceptMultishot = 1 << 0
 	TimeoutUpdate   = 1 << 1
+	SendZCReport    = 1 << 3
 
+	MsgCtrunc   = 0x08
+	MsgTrunc    = 0x20
 	MsgDontWait = 0x40
 	MsgWaitAll  = 0x100
 	MsgNoSignal = 0x4000
@@ -45,6 +49,9 @@ const (
 	CQEBufMore     = 1 << 4
 	cqeBufferShift = 16
 
+	// NotifCopied is in the result of a CQENotif.
+	NotifCopied = -1 << 31
+
 	sqCQOverflow = 1 << 1
 	sqTaskrun    = 1 << 2
 )
@@ -53,12 +60,16 @@ const (
 const (
 	ErrnoNOENT       = 2
 	ErrnoINTR        = 4
+	ErrnoIO          = 5
 	ErrnoAGAIN       = 11
 	ErrnoNOMEM       = 12
+	ErrnoINVAL       = 22
 	ErrnoNFILE       = 23
 	ErrnoMFILE       = 24
 	ErrnoPIPE        = 32
 	ErrnoTIME        = 62
+	ErrnoMSGSIZE     = 90
+	ErrnoNOTSUP      = 95
 	ErrnoCONNABORTED = 103
 	ErrnoNOBUFS      = 105
 	ErrnoALREADY     = 114
@@ -109,6 +120,14 @@ type Msghdr struct {
 	ControlLen uint64
 	Flags      int32
 	_          uint32
+}
+
+// RecvMsgOut is vq_recvmsg_out: what the buffer of a received datagram begins with.
+type RecvMsgOut struct {
+	NameLen    uint32
+	ControlLen uint32
+	PayloadLen uint32
+	Flags      uint32
 }
 
 // Timespec is vq_timespec.

@@ -2,9 +2,11 @@ package core
 
 // Address families and sizes: include/veloq/socket.h.
 const (
+	AFUnix       = 1
 	AF4          = 4
 	AF6          = 6
 	AddrBytesMax = 128
+	UnixPathMax  = 108
 )
 
 // Addr is vq_addr.
@@ -13,6 +15,8 @@ type Addr struct {
 	Port    uint16
 	ScopeID uint32
 	IP      [16]byte
+	PathLen uint32
+	Path    [UnixPathMax]byte
 }
 
 // Options that a socket has from birth.
@@ -23,6 +27,8 @@ const (
 	SocketDualStack
 	SocketNoDelay
 	SocketKeepAlive
+	SocketBroadcast
+	SocketShared
 )
 
 // SocketConfig is vq_socket_config.
@@ -50,6 +56,16 @@ const (
 	OptV6Only
 	OptTTL
 	OptError
+	OptBroadcast
+	OptUDPSegment
+	OptUDPGRO
+	OptPacketInfo
+	OptReceiveTOS
+	OptTOS
+	OptMulticastLoop
+	OptMulticastTTL
+	OptMulticastInterface
+	OptDontFragment
 )
 
 // Call names the system call that failed while a socket was opened.

@@ -75,7 +75,7 @@ static void test_cancel_one_of_many(void)
 		ops[i] = fx_recv(&f, ends[i][0], VQ_RECV_MULTISHOT);
 	}
 	uint32_t poll = 0;
-	if (fx_has(&f, VQ_CAP_POLL_MULTISHOT))
+	if (fx_can(&f, VQ_CAP_POLL_MULTISHOT))
 		poll = fx_poll(&f, ends[3][0], 1, VQ_POLL_MULTISHOT);
 	fx_flush(&f);
 	fx_cancel_wait(&f, ops[3]);

@@ -10,16 +10,26 @@ enum {
 	(VQ_CAP_SINGLE_ISSUER | VQ_CAP_DEFER_TASKRUN | VQ_CAP_COOP_TASKRUN | VQ_CAP_TASKRUN_FLAG | \
 	 VQ_CAP_SUBMIT_ALL)
 
-#define SIZES(sq, cq, count, size, whole_n, whole_size)                  \
-	.sq_entries = (sq), .cq_entries = (cq), .buffer_count = (count), \
-	.buffer_size_bytes = (size), .whole_count = (whole_n), .whole_size_bytes = (whole_size)
+#define SIZES(sq, cq, count, size, whole_n, whole_size)                                          \
+	.sq_entries = (sq), .cq_entries = (cq), .buffer_count = (count),                         \
+	.buffer_size_bytes = (size), .whole_count = (whole_n), .whole_size_bytes = (whole_size), \
+	.packet_count = 8, .packet_size_bytes = 2048
 #define SMALL SIZES(64, 256, 16, 16384, 32, 4096)
 #define TINY  SIZES(8, 16, 4, 1024, 4, 1024)
 
-/*
- * What a driver may be denied and still work. ACCEPT_MULTISHOT, RECV_MULTISHOT and BUFFER_RING are
- * not here: without the latter two there is no driver, and the first is the owner's to not use.
- */
+/* All that translation makes up for, and all of an old kernel. */
+#define CAPS_OF_TRANSLATION                                                        \
+	(VQ_CAP_ACCEPT_MULTISHOT | VQ_CAP_RECV_MULTISHOT | VQ_CAP_POLL_MULTISHOT | \
+	 VQ_CAP_BUFFER_RING | VQ_CAP_SHUTDOWN | VQ_CAP_TIMEOUT_UPDATE)
+#define CAPS_OF_5_11 (CAPS_OF_5_10 & ~(VQ_CAP_SHUTDOWN | VQ_CAP_TIMEOUT_UPDATE))
+#define CAPS_OF_5_10                                                                          \
+	(CAPS_OF_SETUP | VQ_CAP_REGISTERED_RING | VQ_CAP_ACCEPT_MULTISHOT |                   \
+	 VQ_CAP_RECV_MULTISHOT | VQ_CAP_POLL_MULTISHOT | VQ_CAP_BUFFER_RING |                 \
+	 VQ_CAP_BUFFER_INCREMENTAL | VQ_CAP_SKIP_SUCCESS | VQ_CAP_SEND_ZC | VQ_CAP_SHUTDOWN | \
+	 VQ_CAP_TIMEOUT_UPDATE)
+#define URING .kind = VQ_DRIVER_URING
+
+/* What a driver may be denied and still work. */
 const fx_config fx_configs[] = {
 	{ "default", { SIZES(4096, 32768, 128, 65536, 512, 16384) } },
 	{ "small", { SMALL } },
@@ -30,6 +40,21 @@ const fx_config fx_configs[] = {
 	{ "no REGISTERED_RING", { SMALL, .deny = VQ_CAP_REGISTERED_RING } },
 	{ "no SKIP_SUCCESS", { SMALL, .deny = VQ_CAP_SKIP_SUCCESS } },
 	{ "tiny, bare ring", { TINY, .deny = CAPS_OF_SETUP | VQ_CAP_REGISTERED_RING } },
+	{ "no ACCEPT_MULTISHOT", { SMALL, URING, .deny = VQ_CAP_ACCEPT_MULTISHOT } },
+	{ "no RECV_MULTISHOT", { SMALL, URING, .deny = VQ_CAP_RECV_MULTISHOT } },
+	{ "no POLL_MULTISHOT", { SMALL, URING, .deny = VQ_CAP_POLL_MULTISHOT } },
+	{ "no BUFFER_RING", { SMALL, URING, .deny = VQ_CAP_BUFFER_RING } },
+	{ "no SHUTDOWN", { SMALL, URING, .deny = VQ_CAP_SHUTDOWN } },
+	{ "no TIMEOUT_UPDATE", { SMALL, URING, .deny = VQ_CAP_TIMEOUT_UPDATE } },
+	{ "no BUFFER_RING, no SKIP_SUCCESS",
+	  { SMALL, URING, .deny = VQ_CAP_BUFFER_RING | VQ_CAP_SKIP_SUCCESS } },
+	{ "tiny, all multishot denied",
+	  { TINY, URING,
+	    .deny = VQ_CAP_ACCEPT_MULTISHOT | VQ_CAP_RECV_MULTISHOT | VQ_CAP_POLL_MULTISHOT } },
+	{ "as 5.10", { SIZES(4096, 32768, 128, 65536, 512, 16384), URING, .deny = CAPS_OF_5_10 } },
+	{ "small, as 5.11", { SMALL, URING, .deny = CAPS_OF_5_11 } },
+	{ "tiny, as 5.10", { TINY, URING, .deny = CAPS_OF_5_10 } },
+	{ "small, as 5.10, restricted", { SMALL, URING, .deny = CAPS_OF_5_10, .restricted = 1 } },
 	{ "epoll", { SIZES(4096, 32768, 128, 65536, 512, 16384), .kind = VQ_DRIVER_EPOLL } },
 	{ "epoll, small", { SMALL, .kind = VQ_DRIVER_EPOLL } },
 	{ "epoll, tiny", { TINY, .kind = VQ_DRIVER_EPOLL } },
@@ -65,6 +90,12 @@ void fx_begin(fx *f)
 	f->open_before = peer_open_count();
 	CHECK_EQ(vq_driver_create(config, &f->report, &f->driver), 0);
 	CHECK_EQ(f->report.caps & config->deny, 0);
+	CHECK_EQ(f->report.caps & f->report.emulated, 0);
+	if (config->kind != VQ_DRIVER_AUTO)
+		CHECK_EQ(f->report.kind, config->kind);
+	/* Nothing is lost without a word: what io_uring does not do is done for it. */
+	if (f->report.kind == VQ_DRIVER_URING)
+		CHECK_EQ(f->report.emulated, ~f->report.caps & CAPS_OF_TRANSLATION);
 	vq_driver_view_get(f->driver, &f->view);
 	CHECK_EQ(f->view.sq_entries, config->sq_entries);
 	CHECK_EQ(f->view.cq_entries, config->cq_entries);
@@ -74,6 +105,11 @@ void fx_begin(fx *f)
 		f->buffers[i].offered = true;
 	f->buf_tail = (uint16_t)f->view.buffer_count;
 	CHECK_EQ(*f->view.buf_tail, f->buf_tail);
+	f->packets = calloc(f->view.packet_count + 1, sizeof(*f->packets));
+	CHECK(f->packets != NULL);
+	for (uint32_t i = 0; i < f->view.packet_count; i++)
+		f->packets[i] = true;
+	f->packet_tail = (uint16_t)f->view.packet_count;
 }
 
 static void book_free(fx *f)
@@ -84,6 +120,7 @@ static void book_free(fx *f)
 	}
 	free(f->ops);
 	free(f->buffers);
+	free(f->packets);
 	peer_watchdog(0);
 }
 
@@ -95,6 +132,7 @@ void fx_end(fx *f)
 	CHECK_EQ(f->buffers_held, 0);
 	for (uint32_t i = 0; i < f->view.buffer_count; i++)
 		CHECK(f->buffers[i].offered);
+	CHECK_EQ(f->packets_held, 0);
 	fx_abandon(f);
 }
 
@@ -174,6 +212,21 @@ static void book_buffer(fx *f, fx_op *op, const vq_cqe *cqe)
 	}
 }
 
+static void book_packet(fx *f, fx_op *op, const vq_cqe *cqe)
+{
+	const uint32_t index = cqe->flags >> VQ_CQE_BUFFER_SHIFT;
+
+	CHECK(index < f->view.packet_count);
+	CHECK(f->packets[index]);
+	CHECK_EQ(cqe->flags & VQ_CQE_BUF_MORE, 0);
+	CHECK(cqe->res >= (int32_t)sizeof(vq_recvmsg_out));
+	CHECK((uint32_t)cqe->res <= f->view.packet_size_bytes);
+	op_append(op, f->view.packet_base + (size_t)index * f->view.packet_size_bytes,
+		  (size_t)cqe->res);
+	f->packets[index] = false;
+	f->packets_held++;
+}
+
 static void book_completion(fx *f, const vq_cqe *cqe)
 {
 	const uint32_t index = (uint32_t)cqe->user_data;
@@ -188,7 +241,9 @@ static void book_completion(fx *f, const vq_cqe *cqe)
 	op->terminal = (cqe->flags & VQ_CQE_MORE) == 0;
 	if (!op->terminal)
 		CHECK(op->more_allowed);
-	if ((cqe->flags & VQ_CQE_BUFFER) != 0)
+	if ((cqe->flags & VQ_CQE_BUFFER) != 0 && op->packets)
+		book_packet(f, op, cqe);
+	else if ((cqe->flags & VQ_CQE_BUFFER) != 0)
 		book_buffer(f, op, cqe);
 	else
 		CHECK_EQ(cqe->flags & VQ_CQE_BUF_MORE, 0);
@@ -216,6 +271,28 @@ uint32_t fx_collect(fx *f)
 	return count;
 }
 
+static void return_packets(fx *f)
+{
+	const vq_driver_view *view = &f->view;
+
+	if (f->packets_held == 0)
+		return;
+	for (uint32_t i = 0; i < view->packet_count && f->packets_held > 0; i++) {
+		if (f->packets[i])
+			continue;
+		vq_buf *entry = &view->packet_ring[f->packet_tail & (view->packet_count - 1)];
+		entry->addr = (uint64_t)(uintptr_t)view->packet_base +
+			      (uint64_t)i * view->packet_size_bytes;
+		entry->len = view->packet_size_bytes;
+		entry->index = (uint16_t)i;
+		f->packets[i] = true;
+		f->packets_held--;
+		f->packet_tail++;
+	}
+	/* release: pairs with the driver's acquire of the tail, as the other group's */
+	__atomic_store_n(view->packet_tail, f->packet_tail, __ATOMIC_RELEASE);
+}
+
 void fx_return_buffers(fx *f)
 {
 	const vq_driver_view *view = &f->view;
@@ -234,6 +311,7 @@ void fx_return_buffers(fx *f)
 	}
 	/* release: pairs with the driver's acquire of the tail; the entries are written */
 	__atomic_store_n(view->buf_tail, f->buf_tail, __ATOMIC_RELEASE);
+	return_packets(f);
 }
 
 void fx_turn(fx *f, uint32_t wait_count)

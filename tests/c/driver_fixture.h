@@ -27,6 +27,7 @@ extern const fx_config *fx_config_used;
 typedef struct fx_op {
 	bool more_allowed; /* multishot, or SEND_ZC */
 	bool skip;         /* success may post nothing */
+	bool packets;      /* its buffers are of the packet group, one whole one each time */
 	bool terminal;
 	uint32_t count;  /* completions seen */
 	int32_t res;     /* the latest one's */
@@ -50,11 +51,14 @@ struct fx {
 	uint32_t sq_tail;
 	uint32_t cq_seen;
 	uint16_t buf_tail;
+	uint16_t packet_tail;
 	uint32_t op_count;
 	uint32_t op_room;
 	fx_op *ops;
 	fx_buffer *buffers;
 	uint32_t buffers_held;
+	bool *packets; /* in the group */
+	uint32_t packets_held;
 	bool hold_buffers; /* keep full buffers until fx_return_buffers */
 	uint32_t open_before;
 	/* Called for each completion, after the book is kept. */
@@ -76,6 +80,12 @@ static inline bool fx_has(const fx *f, uint32_t cap)
 	return (f->report.caps & cap) != 0;
 }
 
+/* Whether it serves that, itself or through the system. */
+static inline bool fx_can(const fx *f, uint32_t cap)
+{
+	return ((f->report.caps | f->report.emulated) & cap) != 0;
+}
+
 /* The next submission, zeroed, with the token of *op; enters when the ring is full. */
 vq_sqe *fx_stage(fx *f, uint8_t opcode, int fd, uint32_t *op);
 
@@ -84,6 +94,8 @@ uint32_t fx_nop(fx *f, uint8_t sqe_flags);
 uint32_t fx_accept(fx *f, int fd, uint16_t mode);
 uint32_t fx_connect(fx *f, int fd, const vq_addr *to);
 uint32_t fx_recv(fx *f, int fd, uint16_t mode);
+/* Datagrams, with that space for names and control; op->data gets each buffer up to its payload. */
+uint32_t fx_recvmsg(fx *f, int fd, uint32_t name_len, uint32_t control_len);
 uint32_t fx_recv_into(fx *f, int fd, void *data, uint32_t len_bytes);
 uint32_t fx_send(fx *f, int fd, const void *data, uint32_t len_bytes, uint32_t msg_flags);
 /* Posts nothing when all went well, where the driver has VQ_CAP_SKIP_SUCCESS. */

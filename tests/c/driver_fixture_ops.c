@@ -46,6 +46,26 @@ uint32_t fx_recv(fx *f, int fd, uint16_t mode)
 	return op;
 }
 
+uint32_t fx_recvmsg(fx *f, int fd, uint32_t name_len, uint32_t control_len)
+{
+	uint32_t op;
+	vq_sqe *sqe = fx_stage(f, VQ_OP_RECVMSG, fd, &op);
+	vq_msghdr *message = calloc(1, sizeof(*message));
+
+	CHECK(message != NULL);
+	message->name_len = name_len;
+	message->control_len = control_len;
+	f->ops[op].memory = message;
+	f->ops[op].more_allowed = true;
+	f->ops[op].packets = true;
+	sqe->addr = (uint64_t)(uintptr_t)message;
+	sqe->len = 1;
+	sqe->mode = VQ_RECV_MULTISHOT;
+	sqe->flags = VQ_SQE_BUFFER_SELECT;
+	sqe->buf_group = f->view.packet_group;
+	return op;
+}
+
 uint32_t fx_recv_into(fx *f, int fd, void *data, uint32_t len_bytes)
 {
 	uint32_t op;

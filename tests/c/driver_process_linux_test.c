@@ -37,8 +37,13 @@ static void test_cloexec(void)
 		CHECK(peer_is_cloexec(fd));
 		count++;
 	}
-	/* Ring or epoll, eventfd, pair, listener, client, accepted; epoll has a timerfd too. */
-	CHECK_EQ(count, f.report.kind == VQ_DRIVER_EPOLL ? 8 : 7);
+	/*
+	 * Ring or epoll, eventfd, pair, listener, client, accepted; epoll has a timerfd too, and a
+	 * ring that can't poll over and over an epoll instance.
+	 */
+	const bool one_more = f.report.kind == VQ_DRIVER_EPOLL ||
+			      (f.report.emulated & VQ_CAP_POLL_MULTISHOT) != 0;
+	CHECK_EQ(count, one_more ? 8 : 7);
 	fx_cancel_wait(&f, op);
 	peer_close(accepted);
 	peer_close(client);

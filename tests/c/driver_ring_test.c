@@ -9,7 +9,7 @@ static fx f;
 static void test_create_invalid(void)
 {
 	const vq_driver_config good = fx_config_used->driver;
-	vq_driver_config bad[14];
+	vq_driver_config bad[17];
 	const size_t count = sizeof(bad) / sizeof(bad[0]);
 
 	for (size_t i = 0; i < count; i++)
@@ -28,6 +28,9 @@ static void test_create_invalid(void)
 	bad[11].whole_count = 3;
 	bad[12].whole_size_bytes = 0;
 	bad[13].kind = 99;
+	bad[14].packet_count = 3;
+	bad[15].packet_count = 65536;
+	bad[16].packet_size_bytes = 100;
 	for (size_t i = 0; i < count; i++) {
 		vq_driver_report report;
 		vq_driver *driver = NULL;
@@ -41,7 +44,7 @@ static void test_create_invalid(void)
 /* Whatever is denied: a driver without it, or an error that says where. Never a driver with it. */
 static void test_create_denied(void)
 {
-	for (uint32_t bit = 0; bit <= 12; bit++) {
+	for (uint32_t bit = 0; bit <= 15; bit++) {
 		vq_driver_config config = fx_config_used->driver;
 		vq_driver_report report;
 		vq_driver *driver = NULL;
@@ -229,7 +232,7 @@ static void test_poll(void)
 {
 	enum { READABLE = 1 };
 	fx_begin(&f);
-	if (!fx_has(&f, VQ_CAP_POLL_MULTISHOT)) {
+	if (!fx_can(&f, VQ_CAP_POLL_MULTISHOT)) {
 		fx_end(&f);
 		CHECK_SKIP("this driver polls its doorbell only");
 	}

@@ -20,6 +20,12 @@ int peer_bind(vq_addr *bound);
 int peer_connect(const vq_addr *to);
 int peer_accept(int listener);
 
+/* A datagram socket on a free port of 127.0.0.1. */
+int peer_datagram(vq_addr *bound);
+
+/* One datagram. Blocks. */
+void peer_send_to(int fd, const vq_addr *to, const void *data, size_t len_bytes);
+
 /* Two ends of one connection: [0] for the driver, [1] for the peer. */
 void peer_pair(int ends[2]);
 

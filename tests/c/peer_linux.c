@@ -1,4 +1,4 @@
-/* peer_linux.c: peer.h on Linux. */
+/* peer_linux.c: what of peer.h differs on Linux. */
 #define _GNU_SOURCE
 #include "peer.h"
 
@@ -12,47 +12,13 @@
 #include <time.h>
 #include <unistd.h>
 
-static vq_addr loopback(void)
-{
-	vq_addr addr = { .family = VQ_AF_INET, .ip = { 127, 0, 0, 1 } };
-	return addr;
-}
-
-static int stream(void)
-{
-	const vq_socket_config config = { 0 };
-	int32_t call = 0;
-	int fd = vq_socket_stream(VQ_AF_INET, &config, &call);
-	CHECK(fd >= 0);
-	return fd;
-}
-
-int peer_listen(int32_t backlog, vq_addr *bound)
-{
-	vq_addr addr = loopback();
-	int32_t call = 0;
-	int fd = stream();
-	CHECK_EQ(vq_socket_listen(fd, &addr, backlog, bound, &call), 0);
-	return fd;
-}
-
-int peer_bind(vq_addr *bound)
-{
-	vq_addr addr = loopback();
-	int fd = stream();
-	CHECK_EQ(vq_socket_bind(fd, &addr), 0);
-	CHECK_EQ(vq_socket_local(fd, bound), 0);
-	return fd;
-}
-
-int peer_connect(const vq_addr *to)
+void peer_send_to(int fd, const vq_addr *to, const void *data, size_t len_bytes)
 {
 	uint64_t room[VQ_ADDR_BYTES_MAX / sizeof(uint64_t)];
 	int len = vq_addr_encode(to, room);
-	int fd = stream();
 	CHECK(len > 0);
-	CHECK_EQ(connect(fd, (const struct sockaddr *)room, (socklen_t)len), 0);
-	return fd;
+	CHECK_EQ(sendto(fd, data, len_bytes, 0, (const struct sockaddr *)room, (socklen_t)len),
+		 len_bytes);
 }
 
 int peer_accept(int listener)
@@ -60,15 +26,6 @@ int peer_accept(int listener)
 	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 	CHECK(fd >= 0);
 	return fd;
-}
-
-void peer_pair(int ends[2])
-{
-	vq_addr bound;
-	int listener = peer_listen(1, &bound);
-	ends[1] = peer_connect(&bound);
-	ends[0] = peer_accept(listener);
-	peer_close(listener);
 }
 
 int peer_try_send(int fd, const void *data, size_t len_bytes)
@@ -87,11 +44,6 @@ int peer_try_send(int fd, const void *data, size_t len_bytes)
 	return 0;
 }
 
-void peer_send(int fd, const void *data, size_t len_bytes)
-{
-	CHECK_EQ(peer_try_send(fd, data, len_bytes), 0);
-}
-
 int64_t peer_recv(int fd, void *data, size_t len_bytes)
 {
 	ssize_t n;
@@ -102,32 +54,9 @@ int64_t peer_recv(int fd, void *data, size_t len_bytes)
 	return n < 0 ? -errno : n;
 }
 
-void peer_recv_all(int fd, void *data, size_t len_bytes)
-{
-	char *to = data;
-
-	while (len_bytes > 0) {
-		int64_t n = peer_recv(fd, to, len_bytes);
-		CHECK(n > 0);
-		to += n;
-		len_bytes -= (size_t)n;
-	}
-}
-
 void peer_shutdown_write(int fd)
 {
 	CHECK_EQ(shutdown(fd, SHUT_WR), 0);
-}
-
-void peer_close(int fd)
-{
-	CHECK_EQ(vq_socket_close(fd), 0);
-}
-
-void peer_reset(int fd)
-{
-	CHECK_EQ(vq_socket_set(fd, VQ_OPT_LINGER_S, 0), 0);
-	peer_close(fd);
 }
 
 uint32_t peer_open_count(void)

@@ -1,51 +1,18 @@
-/* peer_windows.c: peer.h on Windows. */
+/* peer_windows.c: what of peer.h differs on Windows. */
 #include "winsock_windows.h"
 
 #include "peer.h"
 
 #include "check.h"
 
-static vq_addr loopback(void)
-{
-	vq_addr addr = { .family = VQ_AF_INET, .ip = { 127, 0, 0, 1 } };
-	return addr;
-}
-
-static int stream(void)
-{
-	const vq_socket_config config = { 0 };
-	int32_t call = 0;
-	int fd = vq_socket_stream(VQ_AF_INET, &config, &call);
-	CHECK(fd >= 0);
-	return fd;
-}
-
-int peer_listen(int32_t backlog, vq_addr *bound)
-{
-	vq_addr addr = loopback();
-	int32_t call = 0;
-	int fd = stream();
-	CHECK_EQ(vq_socket_listen(fd, &addr, backlog, bound, &call), 0);
-	return fd;
-}
-
-int peer_bind(vq_addr *bound)
-{
-	vq_addr addr = loopback();
-	int fd = stream();
-	CHECK_EQ(vq_socket_bind(fd, &addr), 0);
-	CHECK_EQ(vq_socket_local(fd, bound), 0);
-	return fd;
-}
-
-int peer_connect(const vq_addr *to)
+void peer_send_to(int fd, const vq_addr *to, const void *data, size_t len_bytes)
 {
 	uint64_t room[VQ_ADDR_BYTES_MAX / sizeof(uint64_t)];
 	int len = vq_addr_encode(to, room);
-	int fd = stream();
 	CHECK(len > 0);
-	CHECK_EQ(connect(vq__socket(fd), (const struct sockaddr *)room, len), 0);
-	return fd;
+	CHECK_EQ(
+		sendto(vq__socket(fd), data, (int)len_bytes, 0, (const struct sockaddr *)room, len),
+		len_bytes);
 }
 
 /* A driver makes its sockets non-blocking, and a test may go on with them. */
@@ -71,15 +38,6 @@ int peer_accept(int listener)
 	return (int)s;
 }
 
-void peer_pair(int ends[2])
-{
-	vq_addr bound;
-	int listener = peer_listen(1, &bound);
-	ends[1] = peer_connect(&bound);
-	ends[0] = peer_accept(listener);
-	peer_close(listener);
-}
-
 int peer_try_send(int fd, const void *data, size_t len_bytes)
 {
 	const char *from = data;
@@ -99,11 +57,6 @@ int peer_try_send(int fd, const void *data, size_t len_bytes)
 	return 0;
 }
 
-void peer_send(int fd, const void *data, size_t len_bytes)
-{
-	CHECK_EQ(peer_try_send(fd, data, len_bytes), 0);
-}
-
 int64_t peer_recv(int fd, void *data, size_t len_bytes)
 {
 	for (;;) {
@@ -117,32 +70,9 @@ int64_t peer_recv(int fd, void *data, size_t len_bytes)
 	}
 }
 
-void peer_recv_all(int fd, void *data, size_t len_bytes)
-{
-	char *to = data;
-
-	while (len_bytes > 0) {
-		int64_t n = peer_recv(fd, to, len_bytes);
-		CHECK(n > 0);
-		to += n;
-		len_bytes -= (size_t)n;
-	}
-}
-
 void peer_shutdown_write(int fd)
 {
 	CHECK_EQ(shutdown(vq__socket(fd), SD_SEND), 0);
-}
-
-void peer_close(int fd)
-{
-	CHECK_EQ(vq_socket_close(fd), 0);
-}
-
-void peer_reset(int fd)
-{
-	CHECK_EQ(vq_socket_set(fd, VQ_OPT_LINGER_S, 0), 0);
-	peer_close(fd);
 }
 
 /* Sockets only: threads and ports, which the system keeps as it likes, have handles too. */

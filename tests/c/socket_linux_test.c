@@ -158,7 +158,7 @@ static void test_stream_cloexec(void)
 static void test_stream_unknown_family(void)
 {
 	const vq_socket_config config = { 0 };
-	const uint16_t families[] = { 0, 1, 5, 10, 99 };
+	const uint16_t families[] = { 0, 2, 5, 10, 99 };
 
 	for (size_t i = 0; i < sizeof(families) / sizeof(families[0]); i++) {
 		int32_t call = VQ_CALL_NONE;

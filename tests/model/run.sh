@@ -1,11 +1,12 @@
 #!/bin/sh
-# Checks the model of the wake protocol: as it is, exhaustively, without an error; and with each of
+# Checks the models of the wake protocol and of the mesh's ports: as they are, exhaustively, without an error; and with each of
 # its steps left out, where the error that the step is there to prevent must be found. Prints a
 # line for each. Exit 0: all as expected; 1: not; 77: a tool is missing, with the reason.
 set -u
 
 case $0 in */*) here=${0%/*} ;; *) here=. ;; esac
-model=$(cd "$here" && pwd)/doorbell.pml
+models=$(cd "$here" && pwd)
+model=$models/doorbell.pml
 for tool in spin cc cpp; do
 	if ! command -v "$tool" >/dev/null; then
 		echo "skipped: $tool is not installed"
@@ -66,3 +67,14 @@ fails without-worker-fence 'invalid end state' -DBREAK_WORKER_FENCE
 fails without-waker-fence 'invalid end state' -DBREAK_WAKER_FENCE
 fails without-recheck 'invalid end state' -DBREAK_RECHECK
 fails without-claim 'invalid end state' -DBREAK_CLAIM
+
+model=$models/mesh.pml
+holds mesh -DSAFETY ""
+holds mesh-runs -DSAFETY "" -DPLACES=4 -DRUN=3
+holds mesh-one-place -DSAFETY "" -DPLACES=1
+holds mesh-livelock -DNP -l
+fails mesh-without-room-recheck 'invalid end state' -DBREAK_ROOM_RECHECK
+fails mesh-without-mail-order 'invalid end state' -DBREAK_MAIL_ORDER
+fails mesh-without-bell-order 'invalid end state' -DBREAK_BELL_ORDER
+fails mesh-without-waiting-order 'invalid end state' -DBREAK_WAITING_ORDER -DPLACES=1
+fails mesh-without-sleep-recheck 'invalid end state' -DBREAK_SLEEP_RECHECK

@@ -106,6 +106,7 @@ func (c *Conn) Migrate(now mono.Time, local netip.AddrPort) error {
 	if !c.client || c.state != established || !c.confirmed || c.peer.DisableMigration {
 		return ErrNotMigratable
 	}
+	c.touch() // the first call's ID is retired even if this one fails
 	if c.probe != nil {
 		c.retirePathCID(c.probe)
 		c.probe = nil
@@ -119,7 +120,6 @@ func (c *Conn) Migrate(now mono.Time, local netip.AddrPort) error {
 	}
 	c.probe, c.migrateErr = p, nil
 	c.startChallenge(p)
-	c.touch()
 	return nil
 }
 

@@ -18,6 +18,7 @@ const pathRTT = 20 * time.Millisecond
 
 func addr(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
+// transferSize is what lasts through the moves of a test, and not much longer.
 const transferSize = 8 << 20
 
 // transfer begins some bytes each way; both users close at the end.
@@ -30,6 +31,15 @@ func transfer(t testing.TB, seed uint64, size int) (w *World, c, s *User) {
 	s = w.serve(t, c, u)
 	w.Run(200*time.Millisecond, func() bool { return false })
 	return w, c, s
+}
+
+// skipRace leaves out what costs minutes under the race detector: a world has one goroutine, and the seeds
+// run there.
+func skipRace(t *testing.T) {
+	t.Helper()
+	if raceOn {
+		t.Skip("a long transfer on one goroutine; the seeds run under the race detector")
+	}
 }
 
 func finish(t testing.TB, w *World, c, s *User) {
@@ -63,6 +73,7 @@ func TestSim_MigrateMidTransferTwice(t *testing.T) {
 
 // A path that nobody answers on is given up; the transfer never stops.
 func TestSim_MigrateToDeadPath(t *testing.T) {
+	skipRace(t)
 	w, c, s := transfer(t, 2, 3*transferSize)
 	dead := addr("10.0.1.9:1")
 	w.Kill(dead)
@@ -91,6 +102,7 @@ func TestSim_MigrateRefused(t *testing.T) {
 // Goal: a NAT that gives the client another port, or another address, stops a transfer for no more than
 // ten round trips and costs no byte. The longest silence of the client's reader is the measure.
 func TestSim_RebindGap(t *testing.T) {
+	skipRace(t)
 	for name, external := range map[string]string{"port": "10.0.0.1:7777", "address": "10.9.9.9:7777"} {
 		t.Run(name, func(t *testing.T) {
 			w, c, s := transfer(t, 4, transferSize)
@@ -117,6 +129,7 @@ func TestSim_RebindGap(t *testing.T) {
 
 // A reader whose NAT rebinds while the sender's datagrams go nowhere finds the way back by itself.
 func TestSim_RebindOfAReader(t *testing.T) {
+	skipRace(t)
 	w, err := New(Config{Seed: 9, Up: pathLink, Down: pathLink})
 	require.NoError(t, err)
 	c := w.Dial(User{ToWrite: 1, ReadChunk: 32 << 10})
@@ -159,6 +172,7 @@ func TestSim_SpoofedMigration(t *testing.T) {
 
 // Path MTU: the size grows to what the link takes, and shrinks when the link swallows it.
 func TestSim_MTU(t *testing.T) {
+	skipRace(t)
 	for _, limit := range []int{1200, 1280, 1400, 1452, 0} {
 		link := pathLink
 		link.MTU = limit
@@ -202,6 +216,7 @@ func TestSim_KeyUpdates(t *testing.T) {
 
 // Marks instead of losses: CUBIC slows down by them, and nothing is dropped.
 func TestSim_ECN(t *testing.T) {
+	skipRace(t)
 	link := pathLink
 	link.MarkAt = 60_000
 	run := func(ecn bool) (dropped uint64) {

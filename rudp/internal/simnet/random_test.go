@@ -198,6 +198,14 @@ func TestSim_Seeds(t *testing.T) {
 	}
 }
 
+// Seeds that found something.
+func TestSim_OldFindings(t *testing.T) {
+	for _, s := range []uint64{278, 384, 531, 887, 1631, 4103} {
+		_, err := runSeed(s, core.FaultNone)
+		assert.NoError(t, err, "seed %d", s)
+	}
+}
+
 func TestSim_SameSeedSameTrace(t *testing.T) {
 	for s := uint64(1000); s < 1010; s++ {
 		a, err := runSeed(s, core.FaultNone)

@@ -167,6 +167,7 @@ func TestSim_Table(t *testing.T) {
 
 // CUBIC by choice: it must fill a clean link, and live on a lossy one.
 func TestSim_Cubic(t *testing.T) {
+	skipRace(t)
 	for _, c := range []struct{ loss, least float64 }{{0, 80}, {0.01, 1}} {
 		r := bulk(t, 300, tableLink(20*time.Millisecond, c.loss), 5*time.Second, core.Config{Congestion: "cubic"})
 		t.Logf("%v: %+v", c.loss, r)

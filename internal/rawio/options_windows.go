@@ -1,0 +1,7 @@
+package rawio
+
+import "syscall"
+
+func handle(fd uintptr) syscall.Handle { return syscall.Handle(fd) }
+
+const soReusePort = 0
