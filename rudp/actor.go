@@ -37,6 +37,7 @@ type actor struct {
 	aborted   bool
 	failure   error // why the sockets are at their end
 	unsent    uint64
+	forwarded uint64 // to other workers
 	timer     *time.Timer
 	timerAt   mono.Time
 }
@@ -116,7 +117,14 @@ func (e *Endpoint) offer() bool {
 		e.offered = nil
 		return true
 	default:
-		return false
+		e.hungry.Store(true)
+		select { // again: who has made room meanwhile has not seen the flag
+		case e.accepts <- e.offered:
+			e.offered = nil
+			return true
+		default:
+			return false
+		}
 	}
 }
 
@@ -124,6 +132,9 @@ func (e *Endpoint) offer() bool {
 func (e *Endpoint) flush() (more bool) {
 	buf := sends.Get().(*[]byte)
 	defer sends.Put(buf)
+	if e.seat != nil && !e.seat.sendHeld() {
+		return false
+	}
 	for range batchesMax {
 		b := e.core.Send(e.now(), *buf)
 		if b.N == 0 {
@@ -134,7 +145,11 @@ func (e *Endpoint) flush() (more bool) {
 				s.moved()
 			}
 		}
-		if s := e.socketAt(b.Path.Local); s != nil {
+		if e.seat != nil {
+			if !e.seat.send(&b, *buf) {
+				return false
+			}
+		} else if s := e.socketAt(b.Path.Local); s != nil {
 			e.unsent += uint64(s.send(&b, *buf))
 		} else {
 			e.unsent++
@@ -348,7 +363,6 @@ func (e *Endpoint) finished() bool {
 
 // finish closes what is left and tells everybody who waits.
 func (e *Endpoint) finish() {
-	e.timer.Stop()
 	now := e.now()
 	e.stopListening(now)
 	err := e.failure
@@ -364,6 +378,11 @@ func (e *Endpoint) finish() {
 	e.calls, e.last = nil, e.stats() // who waits for a call looks at done
 	e.mu.Unlock()
 	close(e.quit)
+	if e.seat != nil {
+		e.seat.leave()
+		return
+	}
+	e.timer.Stop()
 	for _, s := range e.sockets {
 		_ = s.pc.SetReadDeadline(time.Unix(1, 0)) // for sockets whose Close doesn't end a read
 		_ = s.pc.Close()
@@ -380,6 +399,6 @@ func (e *Endpoint) stats() EndpointStats {
 	return EndpointStats{
 		Conns: c.Conns, HalfOpen: c.HalfOpen, Accepted: c.Accepted, Refused: c.Refused, Retries: c.Retries,
 		BadTokens: c.BadTokens, Negotiations: c.Negotiations, Resets: c.Resets, Forged: c.ForgedInitial,
-		Dropped: c.Dropped, Unsent: e.unsent,
+		Dropped: c.Dropped, Unsent: e.unsent, Forwarded: e.forwarded,
 	}
 }

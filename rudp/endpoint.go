@@ -4,6 +4,7 @@ package rudp
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -28,6 +29,7 @@ type Endpoint struct {
 	kick    chan struct{}
 	packets chan *packet
 	accepts chan *Stream
+	hungry  atomic.Bool   // a stream waits for room in accepts
 	quit    chan struct{} // closed: readers end
 	done    chan struct{} // closed: the actor has ended
 	readers sync.WaitGroup
@@ -37,6 +39,7 @@ type Endpoint struct {
 	ended bool                  // the actor takes no more calls
 	last  EndpointStats
 
+	seat *seat // on a worker; nil: a goroutine's
 	actor
 }
 
@@ -53,8 +56,9 @@ type EndpointStats struct {
 	Resets       uint64 // stateless resets sent
 	Forged       uint64 // first packets that were not authentic
 
-	Dropped uint64 // datagrams that belong to no connection, or make no sense
-	Unsent  uint64 // sends that the system refused
+	Dropped   uint64 // datagrams that belong to no connection, or make no sense
+	Unsent    uint64 // sends that the system refused, and datagrams that found no room on the way to their worker
+	Forwarded uint64 // datagrams that came to another worker than theirs: see Group
 }
 
 func newEndpoint(pc PacketConn, cfg *Config) (*Endpoint, error) {
@@ -63,11 +67,23 @@ func newEndpoint(pc PacketConn, cfg *Config) (*Endpoint, error) {
 		_ = pc.Close()
 		return nil, err
 	}
+	e, err := prepareEndpoint(cfg, s, 0)
+	if err != nil {
+		_ = pc.Close()
+		return nil, err
+	}
+	e.packets, e.kick, e.accepts = make(chan *packet, 64), make(chan struct{}, 1), make(chan *Stream, 1)
+	e.addSocket(s)
+	go e.run()
+	return e, nil
+}
+
+// prepareEndpoint makes an endpoint that nobody drives yet, for a socket that isn't read yet.
+func prepareEndpoint(cfg *Config, s *socket, worker int) (*Endpoint, error) {
 	c := cfg.core(s.ecn)
+	c.Worker = uint16(worker)
 	e := &Endpoint{
-		cfg: cfg, start: time.Now().Add(-time.Hour), addr: Addr{s.local}, kick: make(chan struct{}, 1),
-		packets: make(chan *packet, 64), accepts: make(chan *Stream, 1),
-		quit: make(chan struct{}), done: make(chan struct{}),
+		cfg: cfg, start: time.Now().Add(-time.Hour), addr: Addr{s.local}, quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	e.ecn = s.ecn
 	e.streams = map[*Stream]struct{}{}
@@ -75,12 +91,13 @@ func newEndpoint(pc PacketConn, cfg *Config) (*Endpoint, error) {
 		e.log = newQLog(cfg.QLog)
 		c.Tracer = e.log
 	}
+	var err error
 	if e.core, err = core.NewEndpoint(&c, false); err != nil {
-		_ = pc.Close()
+		if e.log != nil {
+			e.log.close()
+		}
 		return nil, invalid("%w", err)
 	}
-	e.addSocket(s)
-	go e.run()
 	return e, nil
 }
 
@@ -89,6 +106,10 @@ func (e *Endpoint) now() mono.Time { return mono.Time(time.Since(e.start)) }
 // wake makes the actor look at the inbox and at the calls, if it waits.
 func (e *Endpoint) wake() {
 	if e.idle.Load() && e.idle.CompareAndSwap(true, false) {
+		if e.seat != nil {
+			e.seat.notify.Notify()
+			return
+		}
 		select {
 		case e.kick <- struct{}{}:
 		default:
@@ -175,6 +196,9 @@ func (e *Endpoint) Dial(ctx context.Context, addr string) (*Stream, error) {
 func (e *Endpoint) connect(ctx context.Context, to netip.AddrPort, host string) (*Stream, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
+	}
+	if e.seat != nil {
+		return nil, errors.ErrUnsupported // answers would reach any worker's socket
 	}
 	t := e.cfg.TLS
 	if t.ServerName == "" && !t.InsecureSkipVerify {

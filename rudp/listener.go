@@ -37,7 +37,7 @@ func (l *Listener) AcceptStream() (*Stream, error) {
 	default:
 		select {
 		case s := <-l.endpoint.accepts:
-			l.endpoint.post(func(mono.Time) {}) // there is room for the next one
+			l.endpoint.feed()
 			return s, nil
 		case <-l.closed:
 		case <-l.endpoint.done:
@@ -71,3 +71,10 @@ func (l *Listener) Close() error {
 }
 
 func (l *Listener) end() { l.once.Do(func() { close(l.closed) }) }
+
+// feed tells the actor that there is room for another stream, if it waits for that.
+func (e *Endpoint) feed() {
+	if e.hungry.Load() && e.hungry.CompareAndSwap(true, false) {
+		e.post(func(mono.Time) {})
+	}
+}
