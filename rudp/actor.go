@@ -16,8 +16,8 @@ const (
 	batchesMax = 16
 	// packetsMax is how many reads a turn takes before it sends.
 	packetsMax = 64
-	// lingering is for how long a socket that nobody uses any more is still read: what was on its way to
-	// it when a connection migrated arrives within that.
+	// lingering is for how long a socket that nobody uses any more is still read: what was on its
+	// way to it when a connection migrated arrives within that.
 	lingering = 3 * time.Second
 )
 
@@ -42,8 +42,8 @@ type actor struct {
 	timerAt   mono.Time
 }
 
-// run is the actor. In each turn it does what others ask for, what time asks for, and sends what that
-// brings about.
+// run is the actor. In each turn it does what others ask for, what time asks for, and sends what
+// that brings about.
 func (e *Endpoint) run() {
 	e.timer, e.timerAt = time.NewTimer(time.Hour), e.now().Add(time.Hour)
 	for {
@@ -175,7 +175,8 @@ func (e *Endpoint) wait(more bool) {
 	}
 	now := e.now()
 	if deadline < e.timerAt || e.timerAt <= now {
-		// A deadline that moved later is left: the timer fires early, and finds that nothing is due.
+		// A deadline that moved later is left: the timer fires early, and finds that nothing is
+		// due.
 		e.timerAt = min(deadline, now.Add(time.Hour))
 		e.timer.Reset(max(e.timerAt.Sub(now), 0))
 	}
@@ -237,7 +238,8 @@ func (e *Endpoint) socketAt(local netip.AddrPort) *socket {
 	return nil
 }
 
-// dropSocket closes a socket. err, if any, is why it can't be used any more: the connections on it end.
+// dropSocket closes a socket. err, if any, is why it can't be used any more: the connections on it
+// end.
 func (e *Endpoint) dropSocket(now mono.Time, s *socket, err error) {
 	for i, other := range e.sockets {
 		if other == s {
@@ -358,7 +360,8 @@ func (e *Endpoint) finished() bool {
 	case e.aborted:
 		return !e.core.Sendable()
 	}
-	return e.idleClose && e.listener == nil && len(e.streams) == 0 && e.core.Settled() && !e.core.Sendable()
+	quiet := e.core.Settled() && !e.core.Sendable()
+	return e.idleClose && e.listener == nil && len(e.streams) == 0 && quiet
 }
 
 // finish closes what is left and tells everybody who waits.
@@ -397,7 +400,8 @@ func (e *Endpoint) finish() {
 func (e *Endpoint) stats() EndpointStats {
 	c := e.core.Stats()
 	return EndpointStats{
-		Conns: c.Conns, HalfOpen: c.HalfOpen, Accepted: c.Accepted, Refused: c.Refused, Retries: c.Retries,
+		Conns: c.Conns, HalfOpen: c.HalfOpen, Accepted: c.Accepted, Refused: c.Refused,
+		Retries:   c.Retries,
 		BadTokens: c.BadTokens, Negotiations: c.Negotiations, Resets: c.Resets, Forged: c.ForgedInitial,
 		Dropped: c.Dropped, Unsent: e.unsent, Forwarded: e.forwarded,
 	}

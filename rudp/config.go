@@ -25,47 +25,48 @@ const (
 	DefaultALPN = core.DefaultALPN
 )
 
-// Config sets up an endpoint. All but TLS may be zero, which means the default. It must not change while
-// an endpoint uses it.
+// Config sets up an endpoint. All but TLS may be zero, which means the default. It must not change
+// while an endpoint uses it.
 type Config struct {
-	// TLS is required: a certificate to listen; to dial, what tls.Client needs. TLS 1.3 is enforced.
-	// Without NextProtos it is DefaultALPN.
+	// TLS is required: a certificate to listen; to dial, what tls.Client needs. TLS 1.3 is
+	// enforced. Without NextProtos it is DefaultALPN.
 	TLS *tls.Config
 
 	// IdleTimeout ends a connection from which nothing came for so long; the smaller of both sides'
-	// counts. Default 30 s; negative: never. It bounds for how long Close goes on delivering to a peer
-	// that is gone.
+	// counts. Default 30 s; negative: never. It bounds for how long Close goes on delivering to a
+	// peer that is gone.
 	IdleTimeout time.Duration
 	// HandshakeTimeout ends a handshake that takes longer. Default 10 s.
 	HandshakeTimeout time.Duration
-	// KeepAlive is how long a silence lasts before the endpoint ends it with a packet. Default 0: never.
+	// KeepAlive is how long a silence lasts before the endpoint ends it with a packet. Default 0:
+	// never.
 	KeepAlive time.Duration
 
-	// RecvWindow is how many bytes may wait for Read, or be under way, at most; it begins with 256 KiB and
-	// grows as the path needs. 32 KiB to 1 GiB, default 4 MiB.
+	// RecvWindow is how many bytes may wait for Read, or be under way, at most; it begins with 256
+	// KiB and grows as the path needs. 32 KiB to 1 GiB, default 4 MiB.
 	RecvWindow int
-	// SendBuffer is how many bytes written may be unacknowledged before Write waits. 8 KiB to 1 GiB,
-	// default 1 MiB.
+	// SendBuffer is how many bytes written may be unacknowledged before Write waits. 8 KiB to 1
+	// GiB, default 1 MiB.
 	SendBuffer int
 
 	// AcceptQueue is how many connections may wait for Accept; more are refused. Default 128.
 	AcceptQueue int
 	// MaxConns is how many connections the endpoint has at most. Default 65536.
 	MaxConns int
-	// RequireRetry makes every client show first that it receives at its address (RFC 9000, section 8.1).
-	// Without it that is so only while more than 64 handshakes are under way.
+	// RequireRetry makes every client show first that it receives at its address (RFC 9000, section
+	// 8.1). Without it that is so only while more than 64 handshakes are under way.
 	RequireRetry bool
 	// Congestion is the congestion controller: "bbr" or "cubic". Default "bbr".
 	Congestion string
 
-	// StatelessResetKey and TokenKey are kept secret. Set them to the same values in every process that
-	// serves an address, and across restarts; zero: random.
+	// StatelessResetKey and TokenKey are kept secret. Set them to the same values in every process
+	// that serves an address, and across restarts; zero: random.
 	StatelessResetKey, TokenKey [32]byte
 
-	// QLog is called for each connection, with the first destination connection ID (RFC 9000) and which
-	// side this is, and may return where its events are written, in qlog's JSON-SEQ format
-	// (draft-ietf-quic-qlog-main-schema). nil: not logged. It runs, as the writes do, on a goroutine of
-	// the log's own: a writer that is slow loses events, and the log says how many.
+	// QLog is called for each connection, with the first destination connection ID (RFC 9000) and
+	// which side this is, and may return where its events are written, in qlog's JSON-SEQ format
+	// (draft-ietf-quic-qlog-main-schema). nil: not logged. It runs, as the writes do, on a
+	// goroutine of the log's own: a writer that is slow loses events, and the log says how many.
 	QLog func(connectionID []byte, client bool) io.WriteCloser
 }
 
@@ -74,7 +75,8 @@ const (
 	windowMin = 32 << 10
 	bufferMin = 8 << 10
 	bufferMax = 1 << 30
-	// ringMax is the most that passes between handle and actor in one direction at a time, in bytes.
+	// ringMax is the most that passes between handle and actor in one direction at a time, in
+	// bytes.
 	ringMax = 256 << 10
 )
 
@@ -123,9 +125,11 @@ func ringShare(total int) int { return min(max(total/8, ringMin), ringMax) }
 
 // core returns the configuration of the core, which has what the rings leave.
 func (c *Config) core(ecn bool) core.Config {
-	window, buffer := defaulted(c.RecvWindow, DefaultRecvWindow), defaulted(c.SendBuffer, DefaultSendBuffer)
+	window := defaulted(c.RecvWindow, DefaultRecvWindow)
+	buffer := defaulted(c.SendBuffer, DefaultSendBuffer)
 	return core.Config{
-		TLS: c.TLS, IdleTimeout: c.IdleTimeout, HandshakeTimeout: c.HandshakeTimeout, KeepAlive: c.KeepAlive,
+		TLS: c.TLS, IdleTimeout: c.IdleTimeout, HandshakeTimeout: c.HandshakeTimeout,
+		KeepAlive:  c.KeepAlive,
 		RecvWindow: window - ringShare(window), SendBuffer: buffer - ringShare(buffer),
 		// One more waits in the Listener's hands.
 		AcceptQueue: max(defaulted(c.AcceptQueue, DefaultAcceptQueue)-1, 1), MaxConns: c.MaxConns,

@@ -52,8 +52,8 @@ func reads(s *Stream) (n int, err error) {
 	return n, err
 }
 
-// Goal: the contract. Each case ends a fresh connection in one way, and says what client (c) and server (s)
-// get. Virtual time: timeouts are the defaults.
+// Goal: the contract. Each case ends a fresh connection in one way, and says what client (c) and
+// server (s) get. Virtual time: timeouts are the defaults.
 func TestStream_Contract(t *testing.T) {
 	for name, test := range map[string]func(t *testing.T, w *world, c, s *Stream){
 		"CloseWrite: bytes, then EOF; the other half lives": func(t *testing.T, _ *world, c, s *Stream) {

@@ -19,7 +19,9 @@ func checkNetwork(network string) error {
 }
 
 // resolve returns the addresses of addr, IPv4 first where both are meant.
-func resolve(ctx context.Context, network, addr string) (list []netip.AddrPort, host string, err error) {
+func resolve(ctx context.Context, network, addr string) (
+	list []netip.AddrPort, host string, err error,
+) {
 	host, service, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, "", err
@@ -54,7 +56,8 @@ func resolve(ctx context.Context, network, addr string) (list []netip.AddrPort, 
 	return list, host, nil
 }
 
-// dialEach calls connect with each address of addr until one succeeds; the first error is the one returned.
+// dialEach calls connect with each address of addr until one succeeds; the first error is the one
+// returned.
 func dialEach(ctx context.Context, network, addr string, cfg *Config,
 	connect func(context.Context, netip.AddrPort, string) (*Stream, error),
 ) (*Stream, error) {
@@ -94,8 +97,11 @@ func dialEach(ctx context.Context, network, addr string, cfg *Config,
 	return fail(nil, first)
 }
 
-// tryFor gives one of several tries that are left its part of the time; the last one may have all of it.
-func tryFor(ctx context.Context, end time.Time, left int, try func(context.Context) (*Stream, error)) (*Stream, error) {
+// tryFor gives one of several tries that are left its part of the time; the last one may have all
+// of it.
+func tryFor(ctx context.Context, end time.Time, left int,
+	try func(context.Context) (*Stream, error),
+) (*Stream, error) {
 	if left == 1 {
 		return try(ctx)
 	}

@@ -57,7 +57,7 @@ type EndpointStats struct {
 	Forged       uint64 // first packets that were not authentic
 
 	Dropped   uint64 // datagrams that belong to no connection, or make no sense
-	Unsent    uint64 // sends that the system refused, and datagrams that found no room on the way to their worker
+	Unsent    uint64 // sends that the system refused, and datagrams lost on the way to their worker
 	Forwarded uint64 // datagrams that came to another worker than theirs: see Group
 }
 
@@ -72,7 +72,8 @@ func newEndpoint(pc PacketConn, cfg *Config) (*Endpoint, error) {
 		_ = pc.Close()
 		return nil, err
 	}
-	e.packets, e.kick, e.accepts = make(chan *packet, 64), make(chan struct{}, 1), make(chan *Stream, 1)
+	e.packets, e.kick = make(chan *packet, 64), make(chan struct{}, 1)
+	e.accepts = make(chan *Stream, 1)
 	e.addSocket(s)
 	go e.run()
 	return e, nil
@@ -83,7 +84,8 @@ func prepareEndpoint(cfg *Config, s *socket, worker int) (*Endpoint, error) {
 	c := cfg.core(s.ecn)
 	c.Worker = uint16(worker)
 	e := &Endpoint{
-		cfg: cfg, start: time.Now().Add(-time.Hour), addr: Addr{s.local}, quit: make(chan struct{}), done: make(chan struct{}),
+		cfg: cfg, start: time.Now().Add(-time.Hour), addr: Addr{s.local},
+		quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	e.ecn = s.ecn
 	e.streams = map[*Stream]struct{}{}
@@ -152,7 +154,8 @@ func (e *Endpoint) do(f func(now mono.Time)) bool {
 // Addr returns the address of the endpoint's socket.
 func (e *Endpoint) Addr() net.Addr { return e.addr }
 
-// Stats returns the counters; once the endpoint has ended, the last ones. Blocks until the actor answers.
+// Stats returns the counters; once the endpoint has ended, the last ones. Blocks until the actor
+// answers.
 func (e *Endpoint) Stats() (s EndpointStats) {
 	if e.do(func(mono.Time) { s = e.stats() }) {
 		return s
@@ -161,9 +164,9 @@ func (e *Endpoint) Stats() (s EndpointStats) {
 	return e.last
 }
 
-// Listen makes the endpoint take connections. It has one Listener at a time; after its Close there may be
-// another. Errors are *net.OpError: net.ErrClosed, EADDRINUSE while there is a Listener, ErrConfig if
-// Config.TLS has no certificate.
+// Listen makes the endpoint take connections. It has one Listener at a time; after its Close there
+// may be another. Errors are *net.OpError: net.ErrClosed, EADDRINUSE while there is a Listener,
+// ErrConfig if Config.TLS has no certificate.
 func (e *Endpoint) Listen() (*Listener, error) {
 	l := &Listener{endpoint: e, closed: make(chan struct{})}
 	err := net.ErrClosed
@@ -186,8 +189,8 @@ func (e *Endpoint) Listen() (*Listener, error) {
 	return l, nil
 }
 
-// Dial connects to addr from the endpoint's socket; else it is as the function Dial, with network "udp".
-// Blocks.
+// Dial connects to addr from the endpoint's socket; else it is as the function Dial, with network
+// "udp". Blocks.
 func (e *Endpoint) Dial(ctx context.Context, addr string) (*Stream, error) {
 	return dialEach(ctx, "udp", addr, e.cfg, e.connect)
 }
@@ -236,18 +239,18 @@ func (e *Endpoint) connect(ctx context.Context, to netip.AddrPort, host string) 
 // closeWhenIdle ends the endpoint once it has neither connections nor a Listener.
 func (e *Endpoint) closeWhenIdle() { e.post(func(mono.Time) { e.idleClose = true }) }
 
-// Close ends all connections at once: what was written and not yet delivered is lost, the peers' Read fails
-// with a *ResetError, calls on this side with net.ErrClosed. It returns when the sockets are closed, which
-// waits for no network. A second call returns nil.
+// Close ends all connections at once: what was written and not yet delivered is lost, the peers'
+// Read fails with a *ResetError, calls on this side with net.ErrClosed. It returns when the sockets
+// are closed, which waits for no network. A second call returns nil.
 func (e *Endpoint) Close() error {
 	e.post(func(now mono.Time) { e.abortAll(now) })
 	<-e.done
 	return nil
 }
 
-// Shutdown ends the endpoint gently: no connection is taken any more, every stream is closed as by its own
-// Close, and when all that was written has been delivered the sockets close. If ctx ends before, what is
-// left is ended as by Close, and ctx's error returned. Blocks.
+// Shutdown ends the endpoint gently: no connection is taken any more, every stream is closed as by
+// its own Close, and when all that was written has been delivered the sockets close. If ctx ends
+// before, what is left is ended as by Close, and ctx's error returned. Blocks.
 func (e *Endpoint) Shutdown(ctx context.Context) error {
 	e.post(func(now mono.Time) { e.closeAll(now) })
 	select {

@@ -139,7 +139,8 @@ type pipePacketConn struct{ net.Conn }
 func (pipePacketConn) ReadFrom([]byte) (int, net.Addr, error) { return 0, nil, net.ErrClosed }
 func (pipePacketConn) WriteTo([]byte, net.Addr) (int, error)  { return 0, net.ErrClosed }
 
-// Goal: one socket dials and listens, over each kind of socket; a read that isn't rudp's harms nothing.
+// Goal: one socket dials and listens, over each kind of socket; a read that isn't rudp's harms
+// nothing.
 func TestEndpoint_EveryKindOfSocket(t *testing.T) {
 	for name, open := range map[string]func(t *testing.T) PacketConn{
 		"veloq": func(t *testing.T) PacketConn {

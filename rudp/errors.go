@@ -30,8 +30,9 @@ type textAddr string
 func (textAddr) Network() string  { return networkName }
 func (a textAddr) String() string { return string(a) }
 
-// A ResetError is why Read fails when the peer gave the stream up before its end: by Reset with its code,
-// by Close with bytes unread, or by closing its endpoint (code 0). errors.Is finds syscall.ECONNRESET.
+// A ResetError is why Read fails when the peer gave the stream up before its end: by Reset with its
+// code, by Close with bytes unread, or by closing its endpoint (code 0). errors.Is finds
+// syscall.ECONNRESET.
 type ResetError struct{ Code uint64 }
 
 func (e *ResetError) Error() string {
@@ -41,9 +42,9 @@ func (e *ResetError) Error() string {
 // Is makes it syscall.ECONNRESET.
 func (e *ResetError) Is(target error) bool { return target == syscall.ECONNRESET }
 
-// A TransportError is a breach of the protocol or a failed handshake, found by either side. errors.Is finds
-// syscall.ECONNRESET if the peer found it, syscall.ECONNABORTED if this side did; errors.As finds a
-// tls.AlertError if it is an alert, and this side's error of package tls or x509.
+// A TransportError is a breach of the protocol or a failed handshake, found by either side.
+// errors.Is finds syscall.ECONNRESET if the peer found it, syscall.ECONNABORTED if this side did;
+// errors.As finds a tls.AlertError if it is an alert, and this side's error of package tls or x509.
 type TransportError struct {
 	Code   uint64 // RFC 9000, section 20.1
 	Reason string

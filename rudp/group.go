@@ -15,11 +15,12 @@ import (
 	"github.com/veloq/veloq/rudp/internal/mono"
 )
 
-// Group is an endpoint on each worker of a runtime, all on one address: a net.Listener. The kernel spreads
-// clients over the workers' sockets (SO_REUSEPORT), and connection IDs carry the worker's number: what a
-// client sends from another address, and so may reach another worker, is forwarded to the one that owns the
-// connection. Where an address can't be shared (Windows) the first worker has it alone. Streams are as any
-// others: for goroutines, and not for tasks, since their calls block. All methods: any goroutine.
+// Group is an endpoint on each worker of a runtime, all on one address: a net.Listener. The kernel
+// spreads clients over the workers' sockets (SO_REUSEPORT), and connection IDs carry the worker's
+// number: what a client sends from another address, and so may reach another worker, is forwarded
+// to the one that owns the connection. Where an address can't be shared (Windows) the first worker
+// has it alone. Streams are as any others: for goroutines, and not for tasks, since their calls
+// block. All methods: any goroutine.
 type Group struct {
 	rt      *veloq.Runtime
 	cfg     Config
@@ -47,15 +48,16 @@ type forwarded struct {
 	data *packet
 }
 
-// ListenOn takes connections on an address with the workers of rt. network is "udp", "udp4" or "udp6". The
-// errors are *net.OpError; without drivers that receive datagrams it is one of the system's. Closing the
-// Group keeps the connections that were accepted; the sockets close when the last of each worker has ended.
-// Closing the runtime ends all. Any goroutine, never a task. Blocks.
+// ListenOn takes connections on an address with the workers of rt. network is "udp", "udp4" or
+// "udp6". The errors are *net.OpError; without drivers that receive datagrams it is one of the
+// system's. Closing the Group keeps the connections that were accepted; the sockets close when the
+// last of each worker has ended. Closing the runtime ends all. Any goroutine, never a task. Blocks.
 func ListenOn(rt *veloq.Runtime, network, addr string, cfg *Config) (*Group, error) {
 	g, err := newGroup(rt, network, cfg)
 	if err == nil {
 		defer close(g.started)
-		g.server, err = (&veloq.ListenConfig{}).StartDatagramHandler(context.Background(), rt, network, addr, &groupHandler{g: g})
+		g.server, err = (&veloq.ListenConfig{}).StartDatagramHandler(context.Background(), rt,
+			network, addr, &groupHandler{g: g})
 		if err == nil {
 			return g, nil
 		}
@@ -107,8 +109,8 @@ func (g *Group) seat(worker int) *seat {
 	return g.seats[worker]
 }
 
-// Accept waits for a connection whose handshake is done and returns it as a net.Conn. After Close it is an
-// *net.OpError with net.ErrClosed. Blocks.
+// Accept waits for a connection whose handshake is done and returns it as a net.Conn. After Close
+// it is an *net.OpError with net.ErrClosed. Blocks.
 func (g *Group) Accept() (net.Conn, error) {
 	s, err := g.AcceptStream()
 	if err != nil {
@@ -153,8 +155,8 @@ func (g *Group) Endpoints() (list []*Endpoint) {
 	return list
 }
 
-// Close ends waiting Accepts and refuses connections from now on, also those that nobody has accepted.
-// Accepted ones live on. A second call returns nil.
+// Close ends waiting Accepts and refuses connections from now on, also those that nobody has
+// accepted. Accepted ones live on. A second call returns nil.
 func (g *Group) Close() error {
 	g.each(func(e *Endpoint, now mono.Time) {
 		e.refuse(now)
@@ -179,8 +181,8 @@ func (g *Group) each(f func(e *Endpoint, now mono.Time)) {
 	}
 }
 
-// Shutdown is Endpoint.Shutdown of all endpoints at once: it closes every stream, waits until what was
-// written is delivered, and ends what is left when ctx ends. Blocks.
+// Shutdown is Endpoint.Shutdown of all endpoints at once: it closes every stream, waits until what
+// was written is delivered, and ends what is left when ctx ends. Blocks.
 func (g *Group) Shutdown(ctx context.Context) error {
 	g.each(func(e *Endpoint, now mono.Time) { e.closeAll(now) })
 	select {

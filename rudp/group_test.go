@@ -93,8 +93,8 @@ func TestGroup_ManyClients(t *testing.T) {
 	served.Wait()
 }
 
-// Goal: a client that migrates to an address which the kernel gives to another worker keeps its connection.
-// Among enough ports some hash to the other worker.
+// Goal: a client that migrates to an address which the kernel gives to another worker keeps its
+// connection. Among enough ports some hash to the other worker.
 func TestGroup_MigratedClientsAreForwarded(t *testing.T) {
 	g := group(t, 2, serverConfig())
 	c, err := Dial(testContext(t), "udp", g.Addr().String(), clientConfig())

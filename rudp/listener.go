@@ -19,8 +19,8 @@ type Listener struct {
 
 var _ net.Listener = (*Listener)(nil)
 
-// Accept waits for a connection whose handshake is done and returns it as a net.Conn. After Close it is an
-// *net.OpError with net.ErrClosed, or with what became of the socket. Blocks.
+// Accept waits for a connection whose handshake is done and returns it as a net.Conn. After Close
+// it is an *net.OpError with net.ErrClosed, or with what became of the socket. Blocks.
 func (l *Listener) Accept() (net.Conn, error) {
 	s, err := l.AcceptStream()
 	if err != nil {
@@ -55,9 +55,9 @@ func (l *Listener) Addr() net.Addr { return l.endpoint.addr }
 // Endpoint returns what the listener takes connections of.
 func (l *Listener) Endpoint() *Endpoint { return l.endpoint }
 
-// Close ends waiting Accepts and refuses connections from now on, also those that nobody has accepted.
-// Accepted ones live on. The endpoint of the function Listen ends with the last of them, which Shutdown of
-// Endpoint waits for. A second call returns nil.
+// Close ends waiting Accepts and refuses connections from now on, also those that nobody has
+// accepted. Accepted ones live on. The endpoint of the function Listen ends with the last of them,
+// which Shutdown of Endpoint waits for. A second call returns nil.
 func (l *Listener) Close() error {
 	l.end()
 	e := l.endpoint

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// memNet carries datagrams between sockets in memory, at once and without loss but for what cut says. With
-// it tests run in virtual time.
+// memNet carries datagrams between sockets in memory, at once and without loss but for what cut
+// says. With it tests run in virtual time.
 type memNet struct {
 	mu      sync.Mutex
 	sockets map[netip.AddrPort]*memConn
@@ -129,7 +129,8 @@ func (w *world) connect(t testing.TB) (c, s *Stream) {
 	return c, s
 }
 
-// virtual runs a test of two endpoints in virtual time. All goroutines must have ended when it returns.
+// virtual runs a test of two endpoints in virtual time. All goroutines must have ended when it
+// returns.
 func virtual(t *testing.T, client, server *Config, test func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {

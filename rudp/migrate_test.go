@@ -89,8 +89,9 @@ func TestMigrate_Refusals(t *testing.T) {
 	is(t, c.Migrate(testContext(t), netip.AddrPort{}), "migrate", net.ErrClosed, false)
 }
 
-// Goal: a path that leads nowhere is given up, and the connection stays where it was. To loopback no path
-// from another address is dead, so the peer is cut off from the new socket by a relay that knows one client.
+// Goal: a path that leads nowhere is given up, and the connection stays where it was. To loopback
+// no path from another address is dead, so the peer is cut off from the new socket by a relay that
+// knows one client.
 func TestMigrate_DeadPath(t *testing.T) {
 	l := listen(t, serverConfig())
 	r := newRelay(t, l.Addr().(Addr).AddrPort, true)

@@ -21,8 +21,9 @@ const (
 )
 
 // qlog writes the events of an endpoint's connections, a file for each, in the JSON-SEQ form of
-// draft-ietf-quic-qlog-main-schema with the events of draft-ietf-quic-qlog-quic-events. The actor turns
-// events into text and hands it to a goroutine in chunks; it never waits for that, but in the end.
+// draft-ietf-quic-qlog-main-schema with the events of draft-ietf-quic-qlog-quic-events. The actor
+// turns events into text and hands it to a goroutine in chunks; it never waits for that, but in the
+// end.
 type qlog struct {
 	open  func(connectionID []byte, client bool) io.WriteCloser
 	files map[uint64]*logFile // by the connection's number; the actor's
@@ -53,7 +54,8 @@ type logWork struct {
 
 func newQLog(open func([]byte, bool) io.WriteCloser) *qlog {
 	l := &qlog{
-		open: open, files: map[uint64]*logFile{}, work: make(chan logWork, logChunks), done: make(chan struct{}),
+		open: open, files: map[uint64]*logFile{}, work: make(chan logWork, logChunks),
+		done: make(chan struct{}),
 	}
 	go l.write()
 	return l
@@ -96,7 +98,8 @@ func (l *qlog) close() {
 func (l *qlog) finish(number uint64, f *logFile) {
 	delete(l.files, number)
 	f.noteLost()
-	// The one text that waits for room: a file must end. Its goroutine waits for nothing but the writer.
+	// The one text that waits for room: a file must end. Its goroutine waits for nothing but the
+	// writer.
 	l.work <- logWork{f, f.chunk, true}
 }
 
@@ -196,7 +199,9 @@ func (f *logFile) append(e *core.Event) {
 }
 
 var (
-	pathStates = [...]string{"", "probing_started", "probing_successful", "probing_abandoned", "migration_complete"}
+	pathStates = [...]string{
+		"", "probing_started", "probing_successful", "probing_abandoned", "migration_complete",
+	}
 	connStates = [...]string{"attempted", "handshake_complete", "closing", "draining", "closed"}
 	packetType = [recovery.Spaces]string{"initial", "handshake", "1RTT"}
 )

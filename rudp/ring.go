@@ -6,9 +6,9 @@ import "sync/atomic"
 
 const ringMin = 4 << 10
 
-// byteRing is a bounded queue of bytes for one producer and one consumer, without a lock: neither ever
-// waits for the other. Memory comes as it is needed: a segment that is full is followed by one of twice
-// its size, up to the limit; from then on nothing is allocated.
+// byteRing is a bounded queue of bytes for one producer and one consumer, without a lock: neither
+// ever waits for the other. Memory comes as it is needed: a segment that is full is followed by one
+// of twice its size, up to the limit; from then on nothing is allocated.
 type byteRing struct {
 	limit int // the producer's; it may only grow
 	half  int // of the limit that it began with
@@ -37,7 +37,8 @@ func (r *byteRing) init(limit int) {
 // len returns the bytes held. Any goroutine.
 func (r *byteRing) len() int { return int(r.held.Load()) }
 
-// space returns a part of the free room, nil if there is none; want says how much would be of use. Producer.
+// space returns a part of the free room, nil if there is none; want says how much would be of use.
+// Producer.
 func (r *byteRing) space(want int) []byte {
 	room := r.limit - r.len()
 	if room <= 0 {

@@ -11,9 +11,9 @@ import (
 	"github.com/veloq/veloq/rudp/internal/mono"
 )
 
-// seat is an endpoint's place on a worker, which is its actor there: packets, timers and the task that
-// waits for goroutines all run on the worker's thread, one after another. Only the worker touches it, but
-// for notify.
+// seat is an endpoint's place on a worker, which is its actor there: packets, timers and the task
+// that waits for goroutines all run on the worker's thread, one after another. Only the worker
+// touches it, but for notify.
 type seat struct {
 	g      *Group
 	e      *Endpoint
@@ -97,9 +97,11 @@ func (s *seat) receive(c *veloq.Context, ps []veloq.Packet) {
 		p := &ps[i]
 		path := core.Path{Local: s.e.addr.AddrPort, Remote: unmapped(p.From)}
 		p.Segments(func(b []byte) bool {
-			if to := int(s.e.core.Route(b)); to != c.Worker() && to < len(s.g.seats) && len(b) <= datagramMax {
+			to := int(s.e.core.Route(b))
+			switch {
+			case to != c.Worker() && to < len(s.g.seats) && len(b) <= datagramMax:
 				s.forward(c, to, path, core.ECN(p.ECN), b)
-			} else if len(b) > 0 {
+			case len(b) > 0:
 				s.e.core.Recv(now, path, core.ECN(p.ECN), b)
 			}
 			return true
@@ -180,7 +182,8 @@ func (s *seat) lost(err error) {
 	}
 }
 
-// leave is the end of the actor on its worker. The log is closed on a goroutine: its writers may be slow.
+// leave is the end of the actor on its worker. The log is closed on a goroutine: its writers may be
+// slow.
 func (s *seat) leave() {
 	s.gone = true
 	s.timer.Stop()

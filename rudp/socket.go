@@ -15,8 +15,8 @@ import (
 	"github.com/veloq/veloq/rudp/internal/mono"
 )
 
-// PacketConn is what an endpoint needs of a socket; every net.PacketConn has it. Datagrams longer than
-// 2,048 bytes need not come whole: none of rudp's are.
+// PacketConn is what an endpoint needs of a socket; every net.PacketConn has it. Datagrams longer
+// than 2,048 bytes need not come whole: none of rudp's are.
 type PacketConn interface {
 	ReadFrom(p []byte) (n int, addr net.Addr, err error)
 	WriteTo(p []byte, addr net.Addr) (n int, err error)
@@ -125,7 +125,9 @@ func addrPort(a net.Addr) (netip.AddrPort, bool) {
 	return unmapped(ap), ap.IsValid()
 }
 
-func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
+func unmapped(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
 
 // send writes a batch. What the system refuses is lost, as it may be on the way.
 func (s *socket) send(b *core.Batch, buf []byte) (refused int) {
@@ -163,8 +165,9 @@ func (s *socket) send(b *core.Batch, buf []byte) (refused int) {
 	return refused
 }
 
-// read is the reader goroutine: it hands what comes to the actor until the socket is closed. The actor's
-// queue is bounded; while it is full the kernel's buffer fills, and what it has no room for is lost.
+// read is the reader goroutine: it hands what comes to the actor until the socket is closed. The
+// actor's queue is bounded; while it is full the kernel's buffer fills, and what it has no room for
+// is lost.
 func (e *Endpoint) read(s *socket) {
 	defer e.readers.Done()
 	failures := 0
@@ -216,8 +219,8 @@ func (s *socket) readOne() ([]*packet, error) {
 	return s.one[:], nil
 }
 
-// batchReader returns a function that reads as many as have come at once. It offers one buffer to an idle
-// socket, since each is 64 KiB, and more the more there is.
+// batchReader returns a function that reads as many as have come at once. It offers one buffer to
+// an idle socket, since each is 64 KiB, and more the more there is.
 func (s *socket) batchReader() func() ([]*packet, error) {
 	pool := &datagrams
 	if s.gro {

@@ -18,9 +18,10 @@ import (
 	"github.com/veloq/veloq/rudp/internal/mono"
 )
 
-// Stream is one connection: a reliable, ordered stream of bytes in each direction. It is a net.Conn, an
-// io.WriterTo and an io.ReaderFrom. All methods: any goroutine; reads take turns with reads, writes with
-// writes. Slices given to a method are the caller's again when it returns; nothing is kept.
+// Stream is one connection: a reliable, ordered stream of bytes in each direction. It is a
+// net.Conn, an io.WriterTo and an io.ReaderFrom. All methods: any goroutine; reads take turns with
+// reads, writes with writes. Slices given to a method are the caller's again when it returns;
+// nothing is kept.
 //
 // Errors are *net.OpError with Net "rudp", but for io.EOF.
 type Stream struct {
@@ -97,11 +98,11 @@ func (s *Stream) failed(op string, err error) error {
 	return &net.OpError{Op: op, Net: networkName, Source: a.local, Addr: a.remote, Err: err}
 }
 
-// Read waits for bytes and copies those that are there into p. Every byte that came in order is handed out
-// before an error, which is io.EOF once the peer has ended its half by CloseWrite or Close and everything
-// before that was read; net.ErrClosed after Close; a *ResetError (ECONNRESET) if the peer gave up; a
-// timeout (ETIMEDOUT) if it fell silent; os.ErrDeadlineExceeded after the read deadline, which may be set
-// anew. With an empty p it returns 0, nil. Blocks.
+// Read waits for bytes and copies those that are there into p. Every byte that came in order is
+// handed out before an error, which is io.EOF once the peer has ended its half by CloseWrite or
+// Close and everything before that was read; net.ErrClosed after Close; a *ResetError (ECONNRESET)
+// if the peer gave up; a timeout (ETIMEDOUT) if it fell silent; os.ErrDeadlineExceeded after the
+// read deadline, which may be set anew. With an empty p it returns 0, nil. Blocks.
 func (s *Stream) Read(p []byte) (int, error) {
 	s.readTurn.Lock()
 	defer s.readTurn.Unlock()
@@ -126,7 +127,8 @@ func (s *Stream) Read(p []byte) (int, error) {
 			return 0, s.failed("read", end.err)
 		}
 		s.reader.armed.Store(true)
-		if s.in.len() == 0 && s.readEnd.Load() == nil && !s.closed.Load() && !s.reader.expired(s.endpoint) {
+		if s.in.len() == 0 && s.readEnd.Load() == nil && !s.closed.Load() &&
+			!s.reader.expired(s.endpoint) {
 			<-s.reader.kick
 		}
 		s.reader.armed.Store(false)
@@ -140,10 +142,10 @@ func (s *Stream) relieve() {
 	}
 }
 
-// Write queues all of p to be sent. It waits while SendBuffer bytes are unacknowledged, so fewer than
-// len(p) come back only with an error: net.ErrClosed after Close; EPIPE after CloseWrite, or once the peer
-// reads no more or is gone; os.ErrDeadlineExceeded after the write deadline, which may be set anew. That
-// it succeeds does not say that the peer has the bytes; see Drain. Blocks.
+// Write queues all of p to be sent. It waits while SendBuffer bytes are unacknowledged, so fewer
+// than len(p) come back only with an error: net.ErrClosed after Close; EPIPE after CloseWrite, or
+// once the peer reads no more or is gone; os.ErrDeadlineExceeded after the write deadline, which
+// may be set anew. That it succeeds does not say that the peer has the bytes; see Drain. Blocks.
 func (s *Stream) Write(p []byte) (n int, err error) {
 	s.writeTurn.Lock()
 	defer s.writeTurn.Unlock()
@@ -167,8 +169,8 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 			return n, nil
 		}
 		s.writer.armed.Store(true)
-		if s.out.len() >= s.out.limit && s.writeEnd.Load() == nil && !s.closed.Load() && !s.noMore.Load() &&
-			!s.writer.expired(s.endpoint) {
+		if s.out.len() >= s.out.limit && s.writeEnd.Load() == nil && !s.closed.Load() &&
+			!s.noMore.Load() && !s.writer.expired(s.endpoint) {
 			<-s.writer.kick
 		}
 		s.writer.armed.Store(false)
@@ -226,9 +228,9 @@ func (s *Stream) ReadFrom(r io.Reader) (total int64, err error) {
 	}
 }
 
-// CloseWrite ends the writing half: the peer reads io.EOF after what was written. Reading goes on. A Write
-// that waits returns EPIPE. Errors: net.ErrClosed after Close, EPIPE if the peer is gone. A second call
-// returns nil.
+// CloseWrite ends the writing half: the peer reads io.EOF after what was written. Reading goes on.
+// A Write that waits returns EPIPE. Errors: net.ErrClosed after Close, EPIPE if the peer is gone. A
+// second call returns nil.
 func (s *Stream) CloseWrite() error {
 	switch end := s.writeEnd.Load(); {
 	case s.closed.Load():
@@ -247,10 +249,11 @@ func (s *Stream) CloseWrite() error {
 	return nil
 }
 
-// Close ends both directions and returns at once. The endpoint delivers what was written and then closes
-// the connection; Endpoint.Shutdown waits for that, and IdleTimeout bounds it where the peer is gone. With
-// bytes unread it resets instead, as TCP does: what was written may be lost, and the peer's Read fails with
-// a *ResetError of code 0. Waiting calls return net.ErrClosed. A second call returns nil.
+// Close ends both directions and returns at once. The endpoint delivers what was written and then
+// closes the connection; Endpoint.Shutdown waits for that, and IdleTimeout bounds it where the peer
+// is gone. With bytes unread it resets instead, as TCP does: what was written may be lost, and the
+// peer's Read fails with a *ResetError of code 0. Waiting calls return net.ErrClosed. A second call
+// returns nil.
 func (s *Stream) Close() error {
 	if s.closed.Swap(true) {
 		return nil
@@ -260,8 +263,9 @@ func (s *Stream) Close() error {
 	return nil
 }
 
-// Reset gives both directions up: what was written and not delivered is lost, and the peer's Read fails with
-// a *ResetError of this code, which is below 2^62. It returns at once. After Close it returns net.ErrClosed.
+// Reset gives both directions up: what was written and not delivered is lost, and the peer's Read
+// fails with a *ResetError of this code, which is below 2^62. It returns at once. After Close it
+// returns net.ErrClosed.
 func (s *Stream) Reset(code uint64) error {
 	if code >= 1<<62 {
 		return s.failed("reset", syscall.EINVAL)
@@ -283,9 +287,9 @@ func (s *Stream) wakeAll() {
 // abandon gives up a connection that Dial doesn't wait for any more.
 func (s *Stream) abandon() { _ = s.Reset(0) }
 
-// Drain waits until the peer's system has acknowledged all bytes written so far; its program need not have
-// read them. It may follow Close. Errors: ctx's; EPIPE if the peer is gone, net.ErrClosed if this side gave
-// up. Blocks.
+// Drain waits until the peer's system has acknowledged all bytes written so far; its program need
+// not have read them. It may follow Close. Errors: ctx's; EPIPE if the peer is gone, net.ErrClosed
+// if this side gave up. Blocks.
 func (s *Stream) Drain(ctx context.Context) error {
 	answer := make(chan error, 1)
 	e := s.endpoint
@@ -319,11 +323,11 @@ func (s *Stream) drained() error {
 	return net.ErrClosed
 }
 
-// Migrate moves the connection to another local address and returns when the peer has answered there: data
-// goes on along the old path until then (RFC 9000, section 9). local may be the zero value or have port 0:
-// the system chooses. Only the side that dialed may migrate: ErrNotMigratable. Other errors: ErrPathFailed,
-// those of opening a socket, ErrReplaced, net.ErrClosed, and ctx's, after which the connection may still
-// move. Blocks.
+// Migrate moves the connection to another local address and returns when the peer has answered
+// there: data goes on along the old path until then (RFC 9000, section 9). local may be the zero
+// value or have port 0: the system chooses. Only the side that dialed may migrate:
+// ErrNotMigratable. Other errors: ErrPathFailed, those of opening a socket, ErrReplaced,
+// net.ErrClosed, and ctx's, after which the connection may still move. Blocks.
 func (s *Stream) Migrate(ctx context.Context, local netip.AddrPort) error {
 	if err := s.migrateTo(ctx, local); err != nil {
 		return s.failed("migrate", contextError(err))
@@ -401,8 +405,8 @@ func (s *Stream) setDeadline(w *waiter, t time.Time) error {
 // LocalAddr returns the address of this side's socket, which Migrate changes.
 func (s *Stream) LocalAddr() net.Addr { return s.addrs.Load().local }
 
-// RemoteAddr returns the peer's address, as seen from here. It changes when the peer migrates, or a NAT
-// between the two gives it another one.
+// RemoteAddr returns the peer's address, as seen from here. It changes when the peer migrates, or a
+// NAT between the two gives it another one.
 func (s *Stream) RemoteAddr() net.Addr { return s.addrs.Load().remote }
 
 // ConnectionState returns what TLS has negotiated.
@@ -428,7 +432,8 @@ type Stats struct {
 	KeyUpdates                   uint64
 }
 
-// Stats returns the counters; after the connection's end, the last ones. Blocks until the actor answers.
+// Stats returns the counters; after the connection's end, the last ones. Blocks until the actor
+// answers.
 func (s *Stream) Stats() (st Stats) {
 	s.endpoint.do(func(mono.Time) {
 		if s.conn != nil {
@@ -444,8 +449,9 @@ func (s *Stream) Stats() (st Stats) {
 func statsOf(c *core.Conn) Stats {
 	s := c.Stats()
 	return Stats{
-		RTT: s.RTT, MinRTT: s.MinRTT, RTTVar: s.RTTVar, Window: s.Window, InFlight: s.InFlight, Rate: s.Rate,
-		MTU: s.MTU, PacketsSent: s.PacketsSent, PacketsReceived: s.PacketsReceived, BytesSent: s.BytesSent,
+		RTT: s.RTT, MinRTT: s.MinRTT, RTTVar: s.RTTVar, Window: s.Window,
+		InFlight: s.InFlight, Rate: s.Rate, MTU: s.MTU, PacketsSent: s.PacketsSent,
+		PacketsReceived: s.PacketsReceived, BytesSent: s.BytesSent,
 		BytesReceived: s.BytesReceived, PacketsLost: s.PacketsLost, PacketsSpurious: s.PacketsSpurious,
 		Probes: s.Probes, Dropped: s.Dropped, StreamSent: s.StreamSent, StreamReceived: s.StreamReceived,
 		KeyUpdates: s.KeyUpdates,

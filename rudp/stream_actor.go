@@ -37,7 +37,8 @@ type migration struct {
 	result chan error
 }
 
-// serve moves bytes both ways as far as there is room and gives the core what the user has asked for.
+// serve moves bytes both ways as far as there is room and gives the core what the user has asked
+// for.
 func (s *Stream) serve(now mono.Time) {
 	if s.conn == nil {
 		return
@@ -107,8 +108,8 @@ func (s *Stream) endWriting() {
 	s.writer.wake()
 }
 
-// pull moves what came in order to the user's ring. What it has no room for stays in the core, and closes
-// the window to the peer.
+// pull moves what came in order to the user's ring. What it has no room for stays in the core, and
+// closes the window to the peer.
 func (s *Stream) pull(now mono.Time) {
 	if s.closing || s.given {
 		s.discard(now)
@@ -208,8 +209,8 @@ func (s *Stream) fail(now mono.Time, err error) {
 	s.conn.Abort(now, 0)
 }
 
-// end is the last that the actor does for a stream: all that can still be read goes into the ring, and every
-// call that waits learns why nothing more comes.
+// end is the last that the actor does for a stream: all that can still be read goes into the ring,
+// and every call that waits learns why nothing more comes.
 func (s *Stream) end(now mono.Time) {
 	if s.conn == nil {
 		return

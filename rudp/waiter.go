@@ -10,8 +10,8 @@ import (
 	"github.com/veloq/veloq/rudp/internal/mono"
 )
 
-// waiter is where the calls of one direction wait, one at a time. The order is: arm, look at what is waited
-// for, wait; who changes it changes it first and then wakes. So no change is missed.
+// waiter is where the calls of one direction wait, one at a time. The order is: arm, look at what
+// is waited for, wait; who changes it changes it first and then wakes. So no change is missed.
 type waiter struct {
 	armed    atomic.Bool
 	kick     chan struct{}

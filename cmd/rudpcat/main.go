@@ -1,5 +1,6 @@
-// Command rudpcat is netcat for rudp: standard input goes to the peer, what the peer sends to standard
-// output. The end of standard input ends this half of the stream; rudpcat ends when both halves have.
+// Command rudpcat is netcat for rudp: standard input goes to the peer, what the peer sends to
+// standard output. The end of standard input ends this half of the stream; rudpcat ends when both
+// halves have.
 //
 //	rudpcat -l 127.0.0.1:4433            # prints its address and pin on standard error, takes one peer
 //	rudpcat -pin <pin> 127.0.0.1:4433

@@ -93,7 +93,8 @@ func takeFile(peer io.ReadWriter, dir string) (name string, err error) {
 	return name, err
 }
 
-// bar shows how far it is, ten times a second at most, and calls reached once at bytes have gone by.
+// bar shows how far it is, ten times a second at most, and calls reached once at bytes have gone
+// by.
 type bar struct {
 	out         io.Writer
 	total, done int64

@@ -1,13 +1,14 @@
-// Command rudpcopy copies a file to another system over rudp, with a progress bar, and checks that what
-// arrived is what was sent.
+// Command rudpcopy copies a file to another system over rudp, with a progress bar, and checks that
+// what arrived is what was sent.
 //
 //	rudpcopy -serve 127.0.0.1:4433 -dir /tmp/in       # prints its address and pin
 //	rudpcopy -pin <pin> [-migrate-after 10000000] file 127.0.0.1:4433
 //
-// With -migrate-after the sender moves to another port after so many bytes, as a laptop does that changes
-// networks: the copy goes on.
+// With -migrate-after the sender moves to another port after so many bytes, as a laptop does that
+// changes networks: the copy goes on.
 //
-// It exits with 0 if the file is there and its checksum is right, 1 if not, 2 for a wrong command line.
+// It exits with 0 if the file is there and its checksum is right, 1 if not, 2 for a wrong command
+// line.
 package main
 
 import (

@@ -38,7 +38,8 @@ func newLink(c linkConfig, seed uint64, direction uint64) *link {
 	return &link{linkConfig: c, rng: rand.New(rand.NewPCG(seed, direction))}
 }
 
-// offer takes a packet at time now and returns when it arrives, and when its duplicate does; 0: not at all.
+// offer takes a packet at time now and returns when it arrives, and when its duplicate does; 0: not
+// at all.
 func (l *link) offer(now time.Duration, size int) (at, again time.Duration) {
 	l.stats.Packets++
 	l.stats.Bytes += int64(size)

@@ -1,13 +1,15 @@
-// Command bench measures rudp beside TCP, quic-go and kcp-go on a simulated link: the sockets are real, the
-// packets cross a tunnel device in a network namespace of the program's own, and a relay with a seed gives
-// them rate, queue, delay and loss.
+//go:build linux
+
+// Command bench measures rudp beside TCP, quic-go and kcp-go on a simulated link: the sockets are
+// real, the packets cross a tunnel device in a network namespace of the program's own, and a relay
+// with a seed gives them rate, queue, delay and loss.
 //
 //	go run .                        # all tables; -peers, -time, -rtt, -loss, -n narrow it down
 //	go run . -mode loopback         # throughput and CPU time without a link
 //	go run . -svg goodput.svg       # the chart too
 //
-// It needs Linux, /dev/net/tun and the right to make a network namespace, and ends with 77 where it has them
-// not. Run it on a machine that has nothing else to do.
+// It needs Linux, /dev/net/tun and the right to make a network namespace, and ends with 77 where it
+// has them not. Run it on a machine that has nothing else to do.
 package main
 
 // This file changes if what is measured, or in which order, does.

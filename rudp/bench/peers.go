@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 // This file changes if what is compared, or how it is set up, does.
@@ -136,6 +138,7 @@ func kcpPeer() peer {
 	tune := func(s *kcp.UDPSession) net.Conn {
 		s.SetNoDelay(1, 10, 2, 1)
 		s.SetWindowSize(1024, 1024)
+		//lint:ignore SA1019 deprecated for want of use, not of effect
 		s.SetStreamMode(true)
 		s.SetACKNoDelay(true)
 		s.SetMtu(1400)

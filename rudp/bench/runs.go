@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 // This file changes if how one figure is measured does.
@@ -16,8 +18,8 @@ import (
 	"github.com/veloq/veloq/rudp"
 )
 
-// open listens, connects, and returns both ends. The client's first byte has been read: some peers accept
-// only then.
+// open listens, connects, and returns both ends. The client's first byte has been read: some peers
+// accept only then.
 func open(p peer, local, remote string) (client, server net.Conn, end func(), err error) {
 	l, err := p.listen(local)
 	if err != nil {

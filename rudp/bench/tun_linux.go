@@ -15,14 +15,16 @@ import (
 	"unsafe"
 )
 
-// The two ends: both are this system. What is sent to remoteIP leaves by the tunnel; the relay swaps source
-// and destination, which leaves all checksums right, so that it comes back to localIP as if from the other.
+// The two ends: both are this system. What is sent to remoteIP leaves by the tunnel; the relay
+// swaps source and destination, which leaves all checksums right, so that it comes back to localIP
+// as if from the other.
 const (
 	localIP, remoteIP = "10.77.0.1", "10.77.0.2"
 	insideEnv         = "RUDP_BENCH_INSIDE"
 )
 
-// inside runs this program again in a network namespace of its own, and says whether this is that run.
+// inside runs this program again in a network namespace of its own, and says whether this is that
+// run.
 func inside() bool {
 	if os.Getenv(insideEnv) != "" {
 		return true
@@ -155,8 +157,8 @@ func (t *tunnel) rebind() {
 	t.nat = max(t.own^1, 1024)
 }
 
-// translate does what a NAT does to a UDP datagram after a rebind; false: nobody is there. An IPv4 UDP
-// checksum of zero means none.
+// translate does what a NAT does to a UDP datagram after a rebind; false: nobody is there. An IPv4
+// UDP checksum of zero means none.
 func (t *tunnel) translate(udp []byte, up bool) bool {
 	source, destination := udp[0:2], udp[2:4]
 	if up {

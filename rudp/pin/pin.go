@@ -1,5 +1,6 @@
-// Package pin names a peer by its certificate instead of by an authority: the one side makes a certificate
-// of its own, the other is told its pin, the SHA-256 of it in hexadecimal, and takes no other.
+// Package pin names a peer by its certificate instead of by an authority: the one side makes a
+// certificate of its own, the other is told its pin, the SHA-256 of it in hexadecimal, and takes no
+// other.
 package pin
 
 // This file changes if what a pin is, or how it is checked, does.
@@ -20,14 +21,16 @@ import (
 	"time"
 )
 
-// ErrMismatch is what a handshake fails with if the peer has another certificate than the pinned one.
+// ErrMismatch is what a handshake fails with if the peer has another certificate than the pinned
+// one.
 var ErrMismatch = errors.New("pin: not the pinned certificate")
 
-// lifetime is how long a certificate is good for. Nobody but the pin vouches for it, so it need not be short.
+// lifetime is how long a certificate is good for. Nobody but the pin vouches for it, so it need not
+// be short.
 const lifetime = 10 * 365 * 24 * time.Hour
 
-// Server returns a configuration with a new certificate and key (ECDSA, P-256), and the certificate's pin.
-// Any goroutine.
+// Server returns a configuration with a new certificate and key (ECDSA, P-256), and the
+// certificate's pin. Any goroutine.
 func Server() (cfg *tls.Config, pin string, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -56,8 +59,8 @@ func Of(der []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Client returns a configuration that takes exactly the certificate with this pin. The error tells that pin
-// is none. Any goroutine.
+// Client returns a configuration that takes exactly the certificate with this pin. The error tells
+// that pin is none. Any goroutine.
 func Client(pin string) (*tls.Config, error) {
 	want, err := hex.DecodeString(pin)
 	if err != nil || len(want) != sha256.Size {
@@ -65,8 +68,8 @@ func Client(pin string) (*tls.Config, error) {
 	}
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
-		// The chain and the name are not looked at: the callback below is all of the check, and TLS has
-		// verified by then that the peer holds the certificate's key.
+		// The chain and the name are not looked at: the callback below is all of the check, and TLS
+		// has verified by then that the peer holds the certificate's key.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
 			if len(state.PeerCertificates) == 0 {
