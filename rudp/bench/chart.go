@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 // This file changes if how figures are drawn does.

@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 // This file changes if what the simulated link does to packets does.
