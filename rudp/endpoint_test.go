@@ -83,6 +83,7 @@ func TestConfig_Invalid(t *testing.T) {
 }
 
 func TestDial_BadAddress(t *testing.T) {
+	needUDP(t)
 	for _, c := range []struct{ network, addr string }{
 		{"tcp", "127.0.0.1:1"},
 		{"udp", "127.0.0.1"},
@@ -142,6 +143,7 @@ func (pipePacketConn) WriteTo([]byte, net.Addr) (int, error)  { return 0, net.Er
 // Goal: one socket dials and listens, over each kind of socket; a read that isn't rudp's harms
 // nothing.
 func TestEndpoint_EveryKindOfSocket(t *testing.T) {
+	needUDP(t)
 	for name, open := range map[string]func(t *testing.T) PacketConn{
 		"veloq": func(t *testing.T) PacketConn {
 			c, err := veloq.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -332,6 +334,7 @@ func TestEndpoint_ShutdownGivesUp(t *testing.T) {
 
 // Goal: no goroutine and no socket is left, whichever side ends first.
 func TestEndpoint_NothingLeftAfterThousandConnects(t *testing.T) {
+	needUDP(t)
 	before := actors()
 	l, err := Listen("udp", "127.0.0.1:0", serverConfig())
 	require.NoError(t, err)

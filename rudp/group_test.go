@@ -22,6 +22,7 @@ import (
 // group listens on workers of a runtime of the test's own, or skips where there are none.
 func group(t testing.TB, workers int, cfg *Config) *Group {
 	t.Helper()
+	needUDP(t) // for the clients
 	rt, err := veloq.New(veloq.Config{Workers: workers})
 	if err != nil {
 		t.Skip("no workers here: ", err)
@@ -130,6 +131,7 @@ func TestGroup_MigratedClientsAreForwarded(t *testing.T) {
 }
 
 func TestGroup_RuntimeCloses(t *testing.T) {
+	needUDP(t)
 	rt, err := veloq.New(veloq.Config{Workers: 2})
 	if err != nil {
 		t.Skip("no workers here: ", err)

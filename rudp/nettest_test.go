@@ -8,6 +8,7 @@ import (
 )
 
 func TestStream_Nettest(t *testing.T) {
+	needUDP(t)
 	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
 		l, err := Listen("udp", "127.0.0.1:0", serverConfig())
 		if err != nil {
