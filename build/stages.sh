@@ -162,7 +162,7 @@ stage_stepdown() {
 	for deny in ACCEPT_MULTISHOT RECV_MULTISHOT POLL_MULTISHOT BUFFER_RING BUFFER_INCREMENTAL \
 		SKIP_SUCCESS DEFER_TASKRUN "$flags" SHUTDOWN,TIMEOUT_UPDATE; do
 		echo "-- without $deny"
-		VELOQ_DENY=$deny go_test_core -short || status=$?
+		VELOQ_DENY=$deny go test -json -count=1 -timeout 15m -short ./tests 2>&1 | report || status=$?
 	done
 	echo '-- as Linux 5.10'
 	VELOQ_DENY=$flags,$repeating,$buffers,$rest go_test_core || status=$?

@@ -1,8 +1,9 @@
 package interop
 
-// miekg/dns over UDPConn, and beside it over TCP, as a DNS server has both.
+// miekg/dns over UDPConn, and beside it over TCP and TLS, as a DNS server has them.
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"strings"
@@ -61,8 +62,7 @@ func TestDNS_Queries(t *testing.T) {
 	forEnds(t, func(t *testing.T, serverKind, clientKind kind) {
 		packets := listen(t, serverKind, loopback)
 		startDNS(t, &dns.Server{PacketConn: packets})
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
+		ln := newDoor(serverKind.name).listen(t, "tcp")
 		startDNS(t, &dns.Server{Listener: ln})
 		client := &dns.Client{Timeout: patience}
 		var wg sync.WaitGroup
@@ -90,12 +90,57 @@ func TestDNS_Queries(t *testing.T) {
 		res, _, err := client.ExchangeWithConn(query("long.test.", dns.TypeTXT), &dns.Conn{Conn: conn})
 		require.NoError(t, err)
 		require.True(t, res.Truncated)
-		stream := &dns.Client{Net: "tcp", Timeout: patience}
-		res, _, err = stream.Exchange(query("long.test.", dns.TypeTXT), ln.Addr().String())
+		stream := newDoor(clientKind.name).dial(t, ln)
+		res, _, err = client.ExchangeWithConn(query("long.test.", dns.TypeTXT), &dns.Conn{Conn: stream})
 		require.NoError(t, err)
 		require.False(t, res.Truncated)
 		require.Len(t, res.Answer, 40)
 	})
+}
+
+// Goal: a connection carries many queries, in the clear (RFC 7766) and by TLS (RFC 7858).
+func TestDNS_Streams(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		t.Run(fmt.Sprintf("tls %t", secure), func(t *testing.T) {
+			forDoors(t, func(t *testing.T, server, client door) {
+				serverTLS, clientTLS := certificates(t)
+				ln := server.listen(t, "tcp")
+				if secure {
+					startDNS(t, &dns.Server{Listener: tls.NewListener(ln, serverTLS)})
+				} else {
+					startDNS(t, &dns.Server{Listener: ln})
+				}
+				var wg sync.WaitGroup
+				for range 4 {
+					c := client.dial(t, ln)
+					if secure {
+						c = tls.Client(c, clientTLS)
+					}
+					wg.Go(func() { dnsQueries(t, &dns.Conn{Conn: c}) })
+				}
+				wg.Wait()
+			})
+		})
+	}
+}
+
+// dnsQueries asks one after another, with short and long answers, and closes the connection.
+func dnsQueries(t *testing.T, conn *dns.Conn) {
+	defer func() { _ = conn.Close() }()
+	client := &dns.Client{Timeout: patience}
+	for i := range 20 {
+		want := 1
+		q := query(fmt.Sprintf("n%d.test.", i), dns.TypeA)
+		if i%5 == 0 {
+			q, want = query("long.test.", dns.TypeTXT), 40
+		}
+		res, _, err := client.ExchangeWithConn(q, conn)
+		if !assert.NoError(t, err) {
+			return
+		}
+		assert.Len(t, res.Answer, want)
+		assert.Equal(t, q.Question[0].Name, res.Answer[0].Header().Name)
+	}
 }
 
 // Goal: a query that nobody answers ends by its deadline.

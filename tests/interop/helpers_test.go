@@ -89,7 +89,8 @@ func noLeak(t *testing.T) {
 	})
 }
 
-// warmUp opens what a process opens once and keeps: the poller's descriptors.
+// warmUp opens what a process opens once and keeps: the poller's descriptors, and the runtime that
+// staged writes start.
 var warmUp = func() func(t *testing.T) {
 	var once sync.Once
 	return func(t *testing.T) {
@@ -97,6 +98,7 @@ var warmUp = func() func(t *testing.T) {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			require.NoError(t, err)
 			require.NoError(t, l.Close())
+			_, _ = veloq.Default()
 		})
 	}
 }()
