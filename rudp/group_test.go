@@ -218,3 +218,31 @@ func BenchmarkGroup_Bulk(b *testing.B) {
 	<-done
 	b.StopTimer()
 }
+
+// Packet buffers that several datagrams in one don't fit: they come one by one then, and nothing is lost for
+// good.
+func TestGroup_SmallPacketBuffers(t *testing.T) {
+	needUDP(t)
+	rt, err := veloq.New(veloq.Config{Workers: 1, PacketSize: 2048})
+	if err != nil {
+		t.Skip("no workers here: ", err)
+	}
+	t.Cleanup(func() { assert.NoError(t, rt.Close()) })
+	g, err := ListenOn(rt, "udp4", "127.0.0.1:0", serverConfig())
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.ENOTSUP) {
+		t.Skip("no datagrams on workers here: ", err)
+	}
+	require.NoError(t, err)
+	c, err := Dial(testContext(t), "udp", g.Addr().String(), clientConfig())
+	require.NoError(t, err)
+	s, err := g.AcceptStream()
+	require.NoError(t, err)
+	data := someBytes(4 << 20)
+	go func() {
+		_, _ = c.Write(data)
+		_ = c.CloseWrite()
+	}()
+	assert.True(t, bytes.Equal(data, readAll(t, s)))
+	require.NoError(t, s.Close())
+	require.NoError(t, c.Close())
+}

@@ -95,6 +95,9 @@ func (s *seat) receive(c *veloq.Context, ps []veloq.Packet) {
 	now := s.e.now()
 	for i := range ps {
 		p := &ps[i]
+		if p.Truncated {
+			_, _ = s.d.SetGRO(false) // the runtime's PacketSize is too small for several in one
+		}
 		path := core.Path{Local: s.e.addr.AddrPort, Remote: unmapped(p.From)}
 		p.Segments(func(b []byte) bool {
 			to := int(s.e.core.Route(b))

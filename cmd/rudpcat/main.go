@@ -15,6 +15,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -81,6 +82,7 @@ func run(ctx context.Context, o *options, in io.Reader, out, notes io.Writer) er
 	}
 	err = join(s, in, out)
 	if o.stats {
+		_ = s.Drain(ctx) // so that the counters are the last ones
 		st := s.Stats()
 		fmt.Fprintf(notes, "rudpcat: sent %d B in %d packets, %d lost; received %d B; round trip %v\n",
 			st.StreamSent, st.PacketsSent, st.PacketsLost, st.StreamReceived, st.RTT)
@@ -146,18 +148,21 @@ func join(s *rudp.Stream, in io.Reader, out io.Writer) error {
 }
 
 func migrate(ctx context.Context, s *rudp.Stream, every time.Duration, notes io.Writer) {
-	for tick := time.NewTicker(every); ; {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
 		select {
 		case <-ctx.Done():
-			tick.Stop()
 			return
 		case <-tick.C:
 		}
 		from := s.LocalAddr()
-		if err := s.Migrate(ctx, netip.AddrPort{}); err != nil {
-			if ctx.Err() == nil {
-				fmt.Fprintln(notes, "rudpcat:", err)
-			}
+		switch err := s.Migrate(ctx, netip.AddrPort{}); {
+		case err == nil:
+		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
+			return
+		default:
+			fmt.Fprintln(notes, "rudpcat:", err)
 			continue
 		}
 		fmt.Fprintf(notes, "rudpcat: moved from %v to %v\n", from, s.LocalAddr())
