@@ -333,7 +333,7 @@ func (e *Endpoint) closeAll(now mono.Time) {
 	e.stopListening(now)
 	e.idleClose = true
 	for s := range e.streams {
-		s.closed.Store(true)
+		s.fate.CompareAndSwap(0, fateClosed)
 		s.serve(now)
 		s.wakeAll()
 	}
@@ -343,7 +343,7 @@ func (e *Endpoint) abortAll(now mono.Time) {
 	e.stopListening(now)
 	e.aborted = true
 	for s := range e.streams {
-		s.closed.Store(true)
+		s.fate.CompareAndSwap(0, fateClosed)
 		s.fail(now, net.ErrClosed)
 	}
 	e.core.Conns(func(c *core.Conn) bool {

@@ -103,6 +103,18 @@ func TestStream_Contract(t *testing.T) {
 			require.NoError(t, c.Drain(context.Background()))
 			is(t, s.Drain(context.Background()), "drain", syscall.EPIPE, false)
 		},
+		"Reset after Close changes nothing": func(t *testing.T, w *world, c, s *Stream) {
+			w.net.cut.Store(true) // so that it lingers
+			_, err := c.Write(make([]byte, 200_000))
+			require.NoError(t, err)
+			require.NoError(t, c.Close())
+			synctest.Wait()
+			is(t, c.Reset(5), "reset", net.ErrClosed, false)
+			w.net.cut.Store(false)
+			n, err := reads(s)
+			assert.Equal(t, 200_000, n)
+			assert.Equal(t, io.EOF, err)
+		},
 		"Drain of what is given up": func(t *testing.T, w *world, c, s *Stream) {
 			w.net.cut.Store(true)
 			_, err := c.Write(make([]byte, 200_000))

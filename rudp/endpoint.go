@@ -226,10 +226,8 @@ func (e *Endpoint) connect(ctx context.Context, to netip.AddrPort, host string) 
 		return nil, err
 	}
 	select {
-	case <-s.connected:
+	case <-s.connected: // also when the endpoint ends
 		return s, s.dialErr
-	case <-e.done:
-		return nil, net.ErrClosed
 	case <-ctx.Done():
 		s.abandon()
 		return nil, context.Cause(ctx)

@@ -29,12 +29,11 @@ type Stream struct {
 
 	// Between handle and actor.
 	in, out  byteRing
-	pending  atomic.Bool // it is in the inbox
-	next     *Stream     // in the inbox
-	stalled  atomic.Bool // the actor has bytes that in has no room for
-	finish   atomic.Bool // CloseWrite: nothing is written any more
-	closed   atomic.Bool // Close or Reset
-	reset    atomic.Uint64
+	pending  atomic.Bool            // it is in the inbox
+	next     *Stream                // in the inbox
+	stalled  atomic.Bool            // the actor has bytes that in has no room for
+	finish   atomic.Bool            // CloseWrite: nothing is written any more
+	fate     atomic.Uint64          // 0: open; fateClosed; from fateReset on Reset, with its code
 	readEnd  atomic.Pointer[ending] // set once all bytes before it are in the ring
 	writeEnd atomic.Pointer[ending]
 	addrs    atomic.Pointer[addrPair]
@@ -53,6 +52,14 @@ type Stream struct {
 
 	streamActor
 }
+
+// What becomes of a stream is decided once, by the first Close or Reset.
+const (
+	fateClosed = 1
+	fateReset  = 2
+)
+
+func (s *Stream) isClosed() bool { return s.fate.Load() != 0 }
 
 type ending struct{ err error }
 
@@ -108,7 +115,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 	defer s.readTurn.Unlock()
 	for {
 		switch {
-		case s.closed.Load():
+		case s.isClosed():
 			return 0, s.failed("read", net.ErrClosed)
 		case s.reader.expired(s.endpoint):
 			return 0, s.failed("read", os.ErrDeadlineExceeded)
@@ -127,7 +134,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 			return 0, s.failed("read", end.err)
 		}
 		s.reader.armed.Store(true)
-		if s.in.len() == 0 && s.readEnd.Load() == nil && !s.closed.Load() &&
+		if s.in.len() == 0 && s.readEnd.Load() == nil && !s.isClosed() &&
 			!s.reader.expired(s.endpoint) {
 			<-s.reader.kick
 		}
@@ -152,7 +159,7 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 	for {
 		end := s.writeEnd.Load()
 		switch {
-		case s.closed.Load():
+		case s.isClosed():
 			return n, s.failed("write", net.ErrClosed)
 		case s.noMore.Load():
 			return n, s.failed("write", &pipeError{})
@@ -169,7 +176,7 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 			return n, nil
 		}
 		s.writer.armed.Store(true)
-		if s.out.len() >= s.out.limit && s.writeEnd.Load() == nil && !s.closed.Load() &&
+		if s.out.len() >= s.out.limit && s.writeEnd.Load() == nil && !s.isClosed() &&
 			!s.noMore.Load() && !s.writer.expired(s.endpoint) {
 			<-s.writer.kick
 		}
@@ -233,7 +240,7 @@ func (s *Stream) ReadFrom(r io.Reader) (total int64, err error) {
 // second call returns nil.
 func (s *Stream) CloseWrite() error {
 	switch end := s.writeEnd.Load(); {
-	case s.closed.Load():
+	case s.isClosed():
 		return s.failed("close", net.ErrClosed)
 	case s.noMore.Load():
 		return nil
@@ -255,7 +262,7 @@ func (s *Stream) CloseWrite() error {
 // peer's Read fails with a *ResetError of code 0. Waiting calls return net.ErrClosed. A second call
 // returns nil.
 func (s *Stream) Close() error {
-	if s.closed.Swap(true) {
+	if !s.fate.CompareAndSwap(0, fateClosed) {
 		return nil
 	}
 	s.wakeAll()
@@ -270,8 +277,7 @@ func (s *Stream) Reset(code uint64) error {
 	if code >= 1<<62 {
 		return s.failed("reset", syscall.EINVAL)
 	}
-	s.reset.CompareAndSwap(0, code+1)
-	if s.closed.Swap(true) {
+	if !s.fate.CompareAndSwap(0, fateReset+code) {
 		return s.failed("reset", net.ErrClosed)
 	}
 	s.wakeAll()
@@ -317,7 +323,7 @@ func (s *Stream) drained() error {
 	if s.delivered.Load() {
 		return nil
 	}
-	if end := s.writeEnd.Load(); end != nil && !s.closed.Load() {
+	if end := s.writeEnd.Load(); end != nil && !s.isClosed() {
 		return end.err
 	}
 	return net.ErrClosed
@@ -372,6 +378,7 @@ func (s *Stream) migrateTo(ctx context.Context, local netip.AddrPort) error {
 	case err := <-m.result:
 		return err
 	case <-e.done:
+		_ = m.socket.pc.Close() // the actor may have ended before it was told of it
 		return net.ErrClosed
 	case <-ctx.Done():
 		e.post(func(mono.Time) { s.leave(m, ctx.Err()) })
@@ -395,7 +402,7 @@ func (s *Stream) SetReadDeadline(t time.Time) error { return s.setDeadline(&s.re
 func (s *Stream) SetWriteDeadline(t time.Time) error { return s.setDeadline(&s.writer, t) }
 
 func (s *Stream) setDeadline(w *waiter, t time.Time) error {
-	if s.closed.Load() {
+	if s.isClosed() {
 		return s.failed("set", net.ErrClosed)
 	}
 	w.set(s.endpoint, t)

@@ -18,7 +18,7 @@ type streamActor struct {
 	given     bool // Close or Reset has reached the core
 	gaveUp    bool // it was a reset
 	ended     bool // CloseWrite has reached the core
-	closing   bool // Close was seen
+	closing   bool // Close or Reset was seen
 	override  error
 	migration *migration
 	drains    []drain
@@ -43,12 +43,12 @@ func (s *Stream) serve(now mono.Time) {
 	if s.conn == nil {
 		return
 	}
-	if code := s.reset.Load(); code != 0 && !s.given {
-		s.giveUp(now, code-1)
-	}
-	if s.closed.Load() && !s.closing {
+	if fate := s.fate.Load(); fate != 0 && !s.closing {
 		s.closing = true
-		if s.in.len() > 0 || s.conn.Readable() > 0 {
+		switch {
+		case fate >= fateReset:
+			s.giveUp(now, fate-fateReset)
+		case s.in.len() > 0 || s.conn.Readable() > 0:
 			s.giveUp(now, 0)
 		}
 	}
