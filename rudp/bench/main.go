@@ -31,6 +31,9 @@ type options struct {
 	rtts      []time.Duration
 	losses    []float64
 	burst     float64
+	reorder   float64
+	duplicate float64
+	extra     time.Duration
 	seed      uint64
 	n         int
 	rate      float64
@@ -48,6 +51,9 @@ func main() {
 	rtts := flag.String("rtt", "20ms,50ms", "round-trip times")
 	losses := flag.String("loss", "0,1,5,10", "percent lost, each way")
 	flag.Float64Var(&o.burst, "burst", 1, "mean length of a run of losses")
+	flag.Float64Var(&o.reorder, "reorder", 0, "share of packets that come -extra later")
+	flag.Float64Var(&o.duplicate, "duplicate", 0, "share of packets that come again -extra later")
+	flag.DurationVar(&o.extra, "extra", 2*time.Millisecond, "see -reorder and -duplicate")
 	flag.Uint64Var(&o.seed, "seed", 1, "of the link")
 	flag.IntVar(&o.n, "n", 20, "objects, and a tenth of the pings")
 	flag.Float64Var(&o.rate, "rate", 100e6, "bits a second")
@@ -115,7 +121,10 @@ func (o *options) chosen() []peer {
 // link sets the tunnel up for a run and returns the server's port.
 func (o *options) link(rtt time.Duration, loss float64) int {
 	o.port++
-	c := linkConfig{Rate: o.rate, Queue: o.queue, Delay: rtt / 2, Loss: loss, Burst: o.burst}
+	c := linkConfig{
+		Rate: o.rate, Queue: o.queue, Delay: rtt / 2, Loss: loss, Burst: o.burst,
+		Reorder: o.reorder, Duplicate: o.duplicate, Extra: o.extra,
+	}
 	o.tunnel.set(c, c, o.seed, o.port)
 	return o.port
 }
