@@ -20,15 +20,20 @@ import (
 )
 
 // group listens on workers of a runtime of the test's own, or skips where there are none.
-func group(t testing.TB, workers int, cfg *Config) *Group {
+func group(t testing.TB, workers int) *Group {
+	t.Helper()
+	return groupOn(t, veloq.Config{Workers: workers})
+}
+
+func groupOn(t testing.TB, runtime veloq.Config) *Group {
 	t.Helper()
 	needUDP(t) // for the clients
-	rt, err := veloq.New(veloq.Config{Workers: workers})
+	rt, err := veloq.New(runtime)
 	if err != nil {
 		t.Skip("no workers here: ", err)
 	}
 	t.Cleanup(func() { assert.NoError(t, rt.Close()) })
-	g, err := ListenOn(rt, "udp4", "127.0.0.1:0", cfg)
+	g, err := ListenOn(rt, "udp4", "127.0.0.1:0", serverConfig())
 	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.ENOTSUP) {
 		t.Skip("no datagrams on workers here: ", err)
 	}
@@ -42,7 +47,7 @@ func group(t testing.TB, workers int, cfg *Config) *Group {
 }
 
 func TestGroup_ManyClients(t *testing.T) {
-	g := group(t, 2, serverConfig())
+	g := group(t, 2)
 	const clients = 24
 	var served sync.WaitGroup
 	go func() {
@@ -97,7 +102,7 @@ func TestGroup_ManyClients(t *testing.T) {
 // Goal: a client that migrates to an address which the kernel gives to another worker keeps its
 // connection. Among enough ports some hash to the other worker.
 func TestGroup_MigratedClientsAreForwarded(t *testing.T) {
-	g := group(t, 2, serverConfig())
+	g := group(t, 2)
 	c, err := Dial(testContext(t), "udp", g.Addr().String(), clientConfig())
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, c.Endpoint().Close()) }()
@@ -159,7 +164,7 @@ func TestGroup_RuntimeCloses(t *testing.T) {
 }
 
 func TestGroup_Refusals(t *testing.T) {
-	g := group(t, 1, serverConfig())
+	g := group(t, 1)
 	_, err := ListenOn(g.rt, "tcp", "127.0.0.1:0", serverConfig())
 	assert.ErrorAs(t, err, new(net.UnknownNetworkError))
 	_, err = ListenOn(g.rt, "udp", "127.0.0.1:0", clientConfig())
@@ -177,7 +182,7 @@ func TestGroup_Refusals(t *testing.T) {
 
 // Written bytes are delivered by Shutdown, as by an endpoint's.
 func TestGroup_ShutdownDelivers(t *testing.T) {
-	g := group(t, 2, serverConfig())
+	g := group(t, 2)
 	c, err := Dial(testContext(t), "udp", g.Addr().String(), clientConfig())
 	require.NoError(t, err)
 	s, err := g.AcceptStream()
@@ -196,7 +201,7 @@ func TestGroup_ShutdownDelivers(t *testing.T) {
 }
 
 func BenchmarkGroup_Bulk(b *testing.B) {
-	g := group(b, 1, serverConfig())
+	g := group(b, 1)
 	c, err := Dial(testContext(b), "udp", g.Addr().String(), clientConfig())
 	require.NoError(b, err)
 	b.Cleanup(func() { c.Endpoint().Close() })
@@ -222,17 +227,7 @@ func BenchmarkGroup_Bulk(b *testing.B) {
 // Packet buffers that several datagrams in one don't fit: they come one by one then, and nothing is lost for
 // good.
 func TestGroup_SmallPacketBuffers(t *testing.T) {
-	needUDP(t)
-	rt, err := veloq.New(veloq.Config{Workers: 1, PacketSize: 2048})
-	if err != nil {
-		t.Skip("no workers here: ", err)
-	}
-	t.Cleanup(func() { assert.NoError(t, rt.Close()) })
-	g, err := ListenOn(rt, "udp4", "127.0.0.1:0", serverConfig())
-	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.ENOTSUP) {
-		t.Skip("no datagrams on workers here: ", err)
-	}
-	require.NoError(t, err)
+	g := groupOn(t, veloq.Config{Workers: 1, PacketSize: 2048})
 	c, err := Dial(testContext(t), "udp", g.Addr().String(), clientConfig())
 	require.NoError(t, err)
 	s, err := g.AcceptStream()
@@ -245,4 +240,22 @@ func TestGroup_SmallPacketBuffers(t *testing.T) {
 	assert.True(t, bytes.Equal(data, readAll(t, s)))
 	require.NoError(t, s.Close())
 	require.NoError(t, c.Close())
+}
+
+// Goal: a socket's queue that is full holds a batch back and loses none. WriteHigh is less than one batch.
+func TestGroup_FullQueue(t *testing.T) {
+	g := groupOn(t, veloq.Config{Workers: 1, WriteHigh: 16 << 10})
+	c, err := Dial(testContext(t), "udp", g.Addr().String(), clientConfig())
+	require.NoError(t, err)
+	s, err := g.AcceptStream()
+	require.NoError(t, err)
+	data := someBytes(8 << 20)
+	go func() {
+		_, _ = s.Write(data)
+		_ = s.CloseWrite()
+	}()
+	assert.True(t, bytes.Equal(data, readAll(t, c)))
+	assert.Zero(t, s.Endpoint().Stats().Unsent)
+	require.NoError(t, c.Close())
+	require.NoError(t, s.Close())
 }

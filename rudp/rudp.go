@@ -90,11 +90,11 @@ func (c *Config) dialAlone(ctx context.Context, to netip.AddrPort, host string) 
 	return s, err
 }
 
-// NewEndpoint makes an endpoint of a socket, to dial and to listen on the same one. The endpoint
-// owns pc from now on, also if it fails, and closes it in the end. Its addresses must be UDP's:
-// *net.UDPAddr, or anything with a method AddrPort, or whose text is an address and port. A
-// *veloq.UDPConn is used with segmentation offload, receive offload and ECN where the system has
-// them; it must not be read by others. The errors are *net.OpError. Any goroutine.
+// NewEndpoint makes an endpoint of a socket, to dial and to listen on the same one, which Close or
+// Shutdown ends. The endpoint owns pc from now on, also if it fails, and closes it. Its addresses
+// must be UDP's: *net.UDPAddr, or anything with a method AddrPort, or whose text is an address and
+// port. A *veloq.UDPConn is used with segmentation offload, receive offload and ECN where the
+// system has them; it must not be read by others. The errors are *net.OpError. Any goroutine.
 func NewEndpoint(pc PacketConn, cfg *Config) (*Endpoint, error) {
 	err := cfg.check()
 	if err == nil {

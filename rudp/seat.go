@@ -25,6 +25,10 @@ type seat struct {
 	gone   bool
 }
 
+// heldPause is how long a batch waits at most for room in the socket's queue before it is tried
+// again: only handlers are told of room, and turns are tasks' too.
+const heldPause = time.Millisecond
+
 func newSeat(g *Group, c *veloq.Context, d *veloq.Datagram) (*seat, error) {
 	local, _ := addrPort(d.LocalAddr())
 	_ = d.SetDontFragment(true)
@@ -78,7 +82,11 @@ func (s *seat) turn() {
 		e.finish()
 		return
 	}
-	if at := e.core.Deadline(); at < mono.Never {
+	at := e.core.Deadline()
+	if s.held.N > 0 {
+		at = min(at, now.Add(heldPause))
+	}
+	if at < mono.Never {
 		s.timer.Reset(max(at.Sub(now), 0))
 	}
 	e.idle.Store(true)
