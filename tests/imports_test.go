@@ -56,6 +56,7 @@ var importTable = []rule{
 	{folder: "build/..."},
 	// Programs of this module get no peers or servers into its go.mod: those have one of their own.
 	{folder: "bench/...", module: []string{".", "engine/...", "rudp/..."}},
+	{folder: "cmd/rudpcat", module: []string{"rudp/..."}},
 	{folder: "cmd/...", module: []string{"."}},
 	{folder: "examples/...", module: []string{".", "engine/...", "rudp/..."}},
 	{folder: "tests/...", module: []string{"..."}},

@@ -5,6 +5,7 @@ package core
 import (
 	"github.com/veloq/veloq/rudp/internal/mono"
 	"github.com/veloq/veloq/rudp/internal/recovery"
+	"github.com/veloq/veloq/rudp/internal/wire"
 )
 
 // TraceKind tells events apart; the names follow qlog's.
@@ -32,6 +33,8 @@ type Event struct {
 	PN         uint64
 	Size       int
 	A, B, C, D uint64
+	ID         wire.CID // the destination of the client's first packet
+	Client     bool     // which side this is
 }
 
 // A Tracer gets events as they happen, on the goroutine that drives the core. The event is valid during
@@ -40,7 +43,7 @@ type Tracer interface{ Trace(e *Event) }
 
 func (c *Conn) trace(e Event) {
 	if t := c.cfg.Tracer; t != nil {
-		e.At, e.Conn = c.now, c.number
+		e.At, e.Conn, e.ID, e.Client = c.now, c.number, c.odcid, c.client
 		c.event = e
 		t.Trace(&c.event)
 	}

@@ -1,0 +1,261 @@
+package rudp
+
+// Endpoints on workers.
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/veloq/veloq"
+)
+
+// group listens on workers of a runtime of the test's own, or skips where there are none.
+func group(t testing.TB, workers int) *Group {
+	t.Helper()
+	return groupOn(t, veloq.Config{Workers: workers})
+}
+
+func groupOn(t testing.TB, runtime veloq.Config) *Group {
+	t.Helper()
+	needUDP(t) // for the clients
+	rt, err := veloq.New(runtime)
+	if err != nil {
+		t.Skip("no workers here: ", err)
+	}
+	t.Cleanup(func() { assert.NoError(t, rt.Close()) })
+	g, err := ListenOn(rt, "udp4", "127.0.0.1:0", serverConfig())
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.ENOTSUP) {
+		t.Skip("no datagrams on workers here: ", err)
+	}
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = g.Shutdown(ctx)
+	})
+	return g
+}
+
+func TestGroup_ManyClients(t *testing.T) {
+	g := group(t, 2)
+	const clients = 24
+	var served sync.WaitGroup
+	go func() {
+		for {
+			s, err := g.Accept()
+			if err != nil {
+				return
+			}
+			served.Add(1)
+			go func() {
+				defer served.Done()
+				_, err := io.Copy(s, s)
+				assert.NoError(t, err)
+				s.Close()
+			}()
+		}
+	}()
+	data := someBytes(1 << 20)
+	var all sync.WaitGroup
+	for range clients {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			c, err := Dial(testContext(t), "udp", g.Addr().String(), clientConfig())
+			if !assert.NoError(t, err) {
+				return
+			}
+			go func() {
+				_, _ = c.Write(data)
+				_ = c.CloseWrite()
+			}()
+			got, err := io.ReadAll(c)
+			assert.NoError(t, err)
+			assert.True(t, bytes.Equal(data, got))
+			c.Close()
+		}()
+	}
+	all.Wait()
+	accepted := uint64(0)
+	for _, e := range g.Endpoints() {
+		accepted += e.Stats().Accepted
+	}
+	assert.EqualValues(t, clients, accepted)
+	require.NoError(t, g.Close())
+	require.NoError(t, g.Close())
+	_, err := g.Accept()
+	is2(t, err, "accept", net.ErrClosed)
+	require.NoError(t, g.Shutdown(testContext(t)))
+	served.Wait()
+}
+
+// Goal: a client that migrates to an address which the kernel gives to another worker keeps its
+// connection. Among enough ports some hash to the other worker.
+func TestGroup_MigratedClientsAreForwarded(t *testing.T) {
+	g := group(t, 2)
+	c, err := Dial(testContext(t), "udp", g.Addr().String(), clientConfig())
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, c.Endpoint().Close()) }()
+	s, err := g.AcceptStream()
+	require.NoError(t, err)
+	if len(g.Endpoints()) < 2 {
+		t.Skip("one socket here: nothing to forward")
+	}
+	forwarded := func() (n uint64) {
+		for _, e := range g.Endpoints() {
+			n += e.Stats().Forwarded
+		}
+		return n
+	}
+	buf := make([]byte, 5)
+	for range 30 {
+		require.NoError(t, c.Migrate(testContext(t), netip.MustParseAddrPort("127.0.0.1:0")))
+		_, err = c.Write([]byte("hello"))
+		require.NoError(t, err)
+		_, err = io.ReadFull(s, buf)
+		require.NoError(t, err)
+		_, err = s.Write(buf)
+		require.NoError(t, err)
+		_, err = io.ReadFull(c, buf)
+		require.NoError(t, err)
+		if forwarded() > 20 {
+			return
+		}
+	}
+	assert.Positive(t, forwarded(), "30 ports, all on one worker: one chance in 2^30")
+}
+
+func TestGroup_RuntimeCloses(t *testing.T) {
+	needUDP(t)
+	rt, err := veloq.New(veloq.Config{Workers: 2})
+	if err != nil {
+		t.Skip("no workers here: ", err)
+	}
+	g, err := ListenOn(rt, "udp4", "127.0.0.1:0", serverConfig())
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.ENOTSUP) {
+		_ = rt.Close()
+		t.Skip("no datagrams on workers here: ", err)
+	}
+	require.NoError(t, err)
+	c, err := Dial(testContext(t), "udp", g.Addr().String(), clientConfig())
+	require.NoError(t, err)
+	s, err := g.AcceptStream()
+	require.NoError(t, err)
+	read := make(chan error, 1)
+	go func() { read <- errOf(s.Read(make([]byte, 1))) }()
+	require.NoError(t, rt.Close())
+	is(t, <-read, "read", veloq.ErrClosed, false)
+	_, err = g.Accept()
+	is2(t, err, "accept", net.ErrClosed)
+	require.NoError(t, g.Shutdown(testContext(t)))
+	require.NoError(t, c.Endpoint().Close())
+	_, err = ListenOn(rt, "udp4", "127.0.0.1:0", serverConfig())
+	is2(t, err, "listen", veloq.ErrClosed)
+}
+
+func TestGroup_Refusals(t *testing.T) {
+	g := group(t, 1)
+	_, err := ListenOn(g.rt, "tcp", "127.0.0.1:0", serverConfig())
+	assert.ErrorAs(t, err, new(net.UnknownNetworkError))
+	_, err = ListenOn(g.rt, "udp", "127.0.0.1:0", clientConfig())
+	assert.ErrorIs(t, err, ErrConfig, "no certificate")
+	_, err = ListenOn(g.rt, "udp", "127.0.0.1:0", nil)
+	assert.ErrorIs(t, err, ErrConfig)
+	_, err = ListenOn(g.rt, "udp", "nowhere", serverConfig())
+	var op *net.OpError
+	require.ErrorAs(t, err, &op)
+	assert.Equal(t, "rudp", op.Net)
+	await(t, "the seat", func() bool { return len(g.Endpoints()) == 1 })
+	_, err = g.Endpoints()[0].Dial(context.Background(), "127.0.0.1:1")
+	assert.ErrorIs(t, err, errors.ErrUnsupported)
+}
+
+// Written bytes are delivered by Shutdown, as by an endpoint's.
+func TestGroup_ShutdownDelivers(t *testing.T) {
+	g := group(t, 2)
+	c, err := Dial(testContext(t), "udp", g.Addr().String(), clientConfig())
+	require.NoError(t, err)
+	s, err := g.AcceptStream()
+	require.NoError(t, err)
+	_, err = s.Write(make([]byte, 800_000))
+	require.NoError(t, err)
+	got := make(chan int, 1)
+	go func() {
+		n, err := reads(c)
+		assert.Equal(t, io.EOF, err)
+		got <- n
+	}()
+	require.NoError(t, g.Shutdown(testContext(t)))
+	assert.Equal(t, 800_000, <-got)
+	require.NoError(t, c.Endpoint().Close())
+}
+
+func BenchmarkGroup_Bulk(b *testing.B) {
+	g := group(b, 1)
+	c, err := Dial(testContext(b), "udp", g.Addr().String(), clientConfig())
+	require.NoError(b, err)
+	b.Cleanup(func() { c.Endpoint().Close() })
+	s, err := g.AcceptStream()
+	require.NoError(b, err)
+	p := make([]byte, 64<<10)
+	b.SetBytes(int64(len(p)))
+	done := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(io.Discard, s)
+		close(done)
+	}()
+	for b.Loop() {
+		if _, err := c.Write(p); err != nil {
+			b.Fatal(err)
+		}
+	}
+	_ = c.CloseWrite()
+	<-done
+	b.StopTimer()
+}
+
+// Packet buffers that several datagrams in one don't fit: they come one by one then, and nothing is lost for
+// good.
+func TestGroup_SmallPacketBuffers(t *testing.T) {
+	g := groupOn(t, veloq.Config{Workers: 1, PacketSize: 2048})
+	c, err := Dial(testContext(t), "udp", g.Addr().String(), clientConfig())
+	require.NoError(t, err)
+	s, err := g.AcceptStream()
+	require.NoError(t, err)
+	data := someBytes(4 << 20)
+	go func() {
+		_, _ = c.Write(data)
+		_ = c.CloseWrite()
+	}()
+	assert.True(t, bytes.Equal(data, readAll(t, s)))
+	require.NoError(t, s.Close())
+	require.NoError(t, c.Close())
+}
+
+// Goal: a socket's queue that is full holds a batch back and loses none. WriteHigh is less than one batch.
+func TestGroup_FullQueue(t *testing.T) {
+	g := groupOn(t, veloq.Config{Workers: 1, WriteHigh: 16 << 10})
+	c, err := Dial(testContext(t), "udp", g.Addr().String(), clientConfig())
+	require.NoError(t, err)
+	s, err := g.AcceptStream()
+	require.NoError(t, err)
+	data := someBytes(8 << 20)
+	go func() {
+		_, _ = s.Write(data)
+		_ = s.CloseWrite()
+	}()
+	assert.True(t, bytes.Equal(data, readAll(t, c)))
+	assert.Zero(t, s.Endpoint().Stats().Unsent)
+	require.NoError(t, c.Close())
+	require.NoError(t, s.Close())
+}
