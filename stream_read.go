@@ -247,9 +247,13 @@ func (s *Stream) startRead() error {
 }
 
 // await parks the reading task until there are n unread bytes or the stream has ended. It returns
-// the error that the caller must return, nil when the bytes are there.
+// the error that the caller must return, nil when the bytes are there, or were copied to dst. A
+// deadline that has passed already comes before everything else, as in package net.
 func (s *Stream) await(n int, dst []byte) error {
 	r := &s.recv
+	if s.deadline != nil && s.deadline.read.passed {
+		return s.opError("read", os.ErrDeadlineExceeded)
+	}
 	t := s.w.running
 	for int(r.bytes) < n {
 		switch {
@@ -282,8 +286,9 @@ func (s *Stream) await(n int, dst []byte) error {
 }
 
 // Read reads up to len(p) bytes into p, as io.Reader says: it parks the task until there is at least
-// one, and copies once. At the end of the stream it returns 0, io.EOF; bytes that arrived before an
-// error or a deadline are returned before it. Worker only. Blocks.
+// one, and copies once. At the end of the stream it returns 0, io.EOF; bytes that arrived before the
+// end are returned before it. A deadline that has passed comes first: bytes that are there stay there
+// until it is moved. A p of no bytes returns 0, nil. Worker only. Blocks.
 func (s *Stream) Read(p []byte) (int, error) {
 	if err := s.startRead(); err != nil {
 		return 0, err
@@ -291,17 +296,15 @@ func (s *Stream) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	r := &s.recv
-	if r.bytes == 0 {
-		if err := s.await(1, p); err != nil {
-			return 0, err
-		}
-		if t := s.w.running; t != nil && t.readN > 0 {
-			n := t.readN
-			t.readN = 0
-			return n, nil
-		}
+	if err := s.await(1, p); err != nil {
+		return 0, err
 	}
+	if t := s.w.running; t != nil && t.readN > 0 {
+		n := t.readN
+		t.readN = 0
+		return n, nil
+	}
+	r := &s.recv
 	n := 0
 	for n < len(p) && r.bytes > 0 {
 		m := copy(p[n:], r.front().Bytes())
@@ -331,8 +334,8 @@ func (s *Stream) ReadLease() (Lease, error) {
 }
 
 // Peek returns the next n bytes without taking them. They are valid until the next call that reads.
-// n may be at most Config.ReadLimit (ErrTooLong). If the stream ends before, it returns what there
-// is and the error. Bytes that arrived in several pieces are copied together. Worker only. Blocks.
+// n may be at most Config.ReadLimit (ErrTooLong). If the stream ends before, or the deadline has
+// passed, it returns what there is and the error. Bytes that arrived in several pieces are copied together. Worker only. Blocks.
 func (s *Stream) Peek(n int) ([]byte, error) {
 	if err := s.startRead(); err != nil {
 		return nil, err
