@@ -24,10 +24,11 @@ type Server struct {
 	task    func(*Context, *Stream) error
 	handler Handler
 
-	listeners []*Listener  // by worker; nil where it has none. Each is its worker's
-	conns     atomic.Int64 // open, on all workers
-	open      []padded     // by worker, that worker's alone
-	placed    []placed     // by worker: open there, or on the way
+	contexts  handlerContexts // of its callbacks
+	listeners []*Listener     // by worker; nil where it has none. Each is its worker's
+	conns     atomic.Int64    // open, on all workers
+	open      []padded        // by worker, that worker's alone
+	placed    []placed        // by worker: open there, or on the way
 	balancer  Balancer
 	labels    []context.Context // of its tasks' samples in profiles, by worker
 	alive     atomic.Int64      // listeners that have not been released, and 1 until stop
@@ -60,7 +61,8 @@ func (rt *Runtime) Serve(ctx context.Context, network, address string, fn func(*
 	return (&ListenConfig{}).Serve(ctx, rt, network, address, fn)
 }
 
-// ServeHandler is Serve with a handler, whose callbacks run on the workers for every connection.
+// ServeHandler is Serve with a handler, whose callbacks run on the workers for every connection. Their
+// Context has the values and the Deadline of ctx.
 func (rt *Runtime) ServeHandler(ctx context.Context, network, address string, h Handler) error {
 	return (&ListenConfig{}).ServeHandler(ctx, rt, network, address, h)
 }
@@ -121,6 +123,9 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 	}
 	for _, w := range s.rt.workers {
 		s.labels = append(s.labels, pprof.WithLabels(w.labels, pprof.Labels("listener", s.addr.String())))
+	}
+	if s.handler != nil {
+		s.contexts = newHandlerContexts(s.rt, s.ctx)
 	}
 	s.alive.Store(int64(listeners) + 1)
 	for i, fd := range fds {
@@ -310,6 +315,7 @@ func (s *Server) maybeDone() {
 		if s.err == nil && s.rt.closing.Load() {
 			s.err = ErrClosed
 		}
+		s.contexts.end()
 		close(s.done)
 		s.rt.removeServer(s)
 	}

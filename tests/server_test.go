@@ -1,0 +1,156 @@
+package tests
+
+// Servers: what their callbacks' Context knows.
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/veloq/veloq"
+)
+
+// A contextHandler hands out the Context of each of its calls.
+type contextHandler struct{ calls chan *veloq.Context }
+
+func (h contextHandler) OnOpen(c *veloq.Context, _ *veloq.Stream) { h.calls <- c }
+
+func (h contextHandler) OnData(c *veloq.Context, s *veloq.Stream, l veloq.Lease) error {
+	h.calls <- c
+	_, err := s.Write(l.Bytes())
+	return err
+}
+
+func (h contextHandler) OnWritable(c *veloq.Context, _ *veloq.Stream) { h.calls <- c }
+
+func (h contextHandler) OnClose(c *veloq.Context, _ *veloq.Stream, _ error) { h.calls <- c }
+
+// A datagramContextHandler is one for datagrams.
+type datagramContextHandler struct {
+	veloq.DatagramHandlerBase
+	calls chan *veloq.Context
+}
+
+func (h datagramContextHandler) OnOpen(c *veloq.Context, _ *veloq.Datagram) { h.calls <- c }
+
+func (h datagramContextHandler) OnPackets(c *veloq.Context, _ *veloq.Datagram, _ []veloq.Packet) {
+	h.calls <- c
+}
+
+func (h datagramContextHandler) OnClose(c *veloq.Context, _ *veloq.Datagram, _ error) { h.calls <- c }
+
+// Goal: all calls of a server on one worker get the same Context, which sees the values of the ctx that
+// the server was started with and ends with the server; another server's is another.
+func TestServer_HandlerContext(t *testing.T) {
+	noLeak(t)
+	type key struct{}
+	rt := newRuntime(t, veloq.Config{Workers: 1})
+	start := func(value string) (*veloq.Server, chan *veloq.Context) {
+		h := contextHandler{calls: make(chan *veloq.Context, 10)}
+		ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), key{}, value), patience)
+		defer cancel() // its end does not concern the server
+		srv, err := (&veloq.ListenConfig{}).StartHandler(ctx, rt, "tcp", "127.0.0.1:0", h)
+		require.NoError(t, err)
+		return srv, h.calls
+	}
+	one, oneCalls := start("one")
+	two, twoCalls := start("two")
+	used := func(srv *veloq.Server, calls chan *veloq.Context, value string) *veloq.Context {
+		conn := dial(t, srv.Addr())
+		c := await(t, "OnOpen", calls)
+		require.Equal(t, value, c.Value(key{}))
+		require.Nil(t, c.Value("other"))
+		require.NoError(t, c.Err())
+		_, ok := c.Deadline()
+		require.False(t, ok, "the server has none")
+		require.Same(t, rt, c.Runtime())
+		derived, cancel := context.WithCancel(c)
+		defer cancel()
+		back, ok := veloq.FromContext(derived)
+		require.True(t, ok)
+		require.Same(t, c, back)
+		require.NoError(t, roundTrip(conn, []byte("hello")))
+		require.Same(t, c, await(t, "OnData", calls))
+		require.NoError(t, conn.Close())
+		require.Same(t, c, await(t, "OnClose", calls))
+		return c
+	}
+	c := used(one, oneCalls, "one")
+	require.Same(t, c, used(one, oneCalls, "one"), "an allocation for each connection")
+	other := used(two, twoCalls, "two")
+	require.NotSame(t, c, other)
+	done := c.Done()
+	bounded(t, "Server.Close", one.Close)
+	await(t, "Done of an ended server", done)
+	require.ErrorIs(t, c.Err(), context.Canceled)
+	require.NoError(t, other.Err(), "the other one goes on")
+	bounded(t, "Runtime.Close", func() { _ = rt.Close() })
+	await(t, "Done at the runtime's end", other.Done())
+	require.ErrorIs(t, other.Err(), veloq.ErrClosed)
+	require.Equal(t, "two", other.Value(key{}))
+}
+
+// Goal: ServeHandler's callbacks see the values and the Deadline of its ctx.
+func TestServer_ServeHandlerContext(t *testing.T) {
+	noLeak(t)
+	type key struct{}
+	rt := newRuntime(t, veloq.Config{Workers: 2})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	address := l.Addr().String() // free a moment ago
+	require.NoError(t, l.Close())
+	end := time.Now().Add(patience)
+	base, cancelBase := context.WithDeadline(context.WithValue(context.Background(), key{}, 7), end)
+	defer cancelBase()
+	ctx, cancel := context.WithCancel(base)
+	defer cancel()
+	h := contextHandler{calls: make(chan *veloq.Context, 10)}
+	served := make(chan error, 1)
+	go func() { served <- rt.ServeHandler(ctx, "tcp", address, h) }()
+	eventually(t, "the server listens", func() (bool, any) {
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil, err
+	})
+	c := await(t, "OnOpen", h.calls)
+	assert.Equal(t, 7, c.Value(key{}))
+	at, ok := c.Deadline()
+	assert.True(t, ok)
+	assert.True(t, at.Equal(end))
+	cancel()
+	require.NoError(t, await(t, "ServeHandler", served))
+	await(t, "Done", c.Done())
+}
+
+// Goal: the same of datagram servers.
+func TestDatagramServer_HandlerContext(t *testing.T) {
+	noLeak(t)
+	type key struct{}
+	rt := newRuntime(t, veloq.Config{Workers: 1})
+	h := datagramContextHandler{calls: make(chan *veloq.Context, 10)}
+	ctx := context.WithValue(context.Background(), key{}, "datagrams")
+	srv, err := (&veloq.ListenConfig{}).StartDatagramHandler(ctx, rt, "udp", "127.0.0.1:0", h)
+	require.NoError(t, err)
+	c := await(t, "OnOpen", h.calls)
+	assert.Equal(t, "datagrams", c.Value(key{}))
+	require.NoError(t, inTask(t, rt, func(c *veloq.Context) error {
+		d, err := c.DialDatagram("udp", srv.Addr().String())
+		if err != nil {
+			return err
+		}
+		defer func() { _ = d.Close() }()
+		_, err = d.Write([]byte("hello"))
+		return err
+	}))
+	require.Same(t, c, await(t, "OnPackets", h.calls))
+	bounded(t, "Close", srv.Close)
+	require.Same(t, c, await(t, "OnClose", h.calls))
+	await(t, "Done", c.Done())
+	require.ErrorIs(t, c.Err(), context.Canceled)
+}
