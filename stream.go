@@ -316,6 +316,14 @@ func (s *Stream) addrPair() *addrPair {
 	return s.addrs
 }
 
+// IsActive reports whether the stream is open at both ends, as far as the worker has been told, without
+// a read: false after Close, after the peer's FIN or a reset, though unread bytes may be there, after an
+// error of a read or a write, and after CloseRead. What the peer does is heard while the stream receives:
+// not while it is paused, or Config.ReadLimit bytes are unread. From elsewhere it is false. Worker only.
+func (s *Stream) IsActive() bool {
+	return s.w.here() && !s.closed && s.connecting == nil && s.recv.err == nil && s.send.failed == nil
+}
+
 // UserData returns what SetUserData stored, nil before.
 func (s *Stream) UserData() any { return s.user }
 

@@ -1,6 +1,6 @@
 package tests
 
-// The order of what a read looks at, and reads up to a delimiter.
+// The order of what a read looks at, reads up to a delimiter, and what is known without a read.
 
 import (
 	"io"
@@ -133,6 +133,69 @@ func TestStream_DeadlinePassesWhileBytesWait(t *testing.T) {
 				assert.NoError(t, err, "%T", conn)
 				assert.Equal(t, "abc", string(got), "%T", conn)
 			}
+			return nil
+		})
+	})
+}
+
+// Goal: IsActive tells what the worker has heard of the connection's end, without a read, and no read
+// loses a byte by it.
+func TestStream_IsActive(t *testing.T) {
+	noLeak(t)
+	until := func(c *veloq.Context, s *veloq.Stream) {
+		for end := time.Now().Add(patience); s.IsActive() && time.Now().Before(end); {
+			require.NoError(t, c.Sleep(time.Millisecond))
+		}
+		require.False(t, s.IsActive())
+	}
+	ends := map[string]func(c *veloq.Context, s *veloq.Stream, peer *net.TCPConn){
+		"peer's FIN": func(c *veloq.Context, s *veloq.Stream, peer *net.TCPConn) {
+			_, err := io.WriteString(peer, "last words")
+			require.NoError(t, err)
+			require.NoError(t, peer.CloseWrite())
+			until(c, s)
+			got, err := io.ReadAll(s)
+			require.NoError(t, err)
+			require.Equal(t, "last words", string(got))
+			_, err = s.Write([]byte("still open this way"))
+			require.NoError(t, err)
+		},
+		"reset": func(c *veloq.Context, s *veloq.Stream, peer *net.TCPConn) {
+			require.NoError(t, peer.SetLinger(0))
+			require.NoError(t, peer.Close())
+			until(c, s)
+		},
+		"Close":     func(_ *veloq.Context, s *veloq.Stream, _ *net.TCPConn) { require.NoError(t, s.Close()) },
+		"CloseRead": func(_ *veloq.Context, s *veloq.Stream, _ *net.TCPConn) { require.NoError(t, s.CloseRead()) },
+	}
+	for name, end := range ends {
+		t.Run(name, func(t *testing.T) {
+			forShapes(t, func(t *testing.T, sh shape) {
+				withPeer(t, sh, func(c *veloq.Context, s *veloq.Stream, peer *net.TCPConn) error {
+					require.True(t, s.IsActive())
+					require.NoError(t, arrived(c, s, peer, "hello"))
+					require.True(t, s.IsActive())
+					_, err := s.Skip(5)
+					require.NoError(t, err)
+					require.NoError(t, s.SetReadDeadline(time.Now()))
+					_, err = s.Read(make([]byte, 1))
+					require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+					require.True(t, s.IsActive(), "a deadline ends nothing")
+					require.NoError(t, s.SetReadDeadline(time.Time{}))
+					elsewhere := make(chan bool, 1)
+					go func() { elsewhere <- s.IsActive() }()
+					require.False(t, <-elsewhere)
+					end(c, s, peer)
+					require.False(t, s.IsActive())
+					return nil
+				})
+			})
+		})
+	}
+	t.Run("CloseWrite", func(t *testing.T) {
+		withPeer(t, shapes()[0], func(_ *veloq.Context, s *veloq.Stream, _ *net.TCPConn) error {
+			require.NoError(t, s.CloseWrite())
+			require.True(t, s.IsActive(), "the peer may still send")
 			return nil
 		})
 	})
