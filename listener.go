@@ -68,6 +68,9 @@ type ListenConfig struct {
 	DualStack DualStack
 	// ReadBuffer and WriteBuffer are the sockets' buffer sizes in bytes; 0 is the system's.
 	ReadBuffer, WriteBuffer int
+	// TTL is the time to live of packets that are sent, 1 to 255: IP_TTL, ip(7), and on a socket of IPv6
+	// IPV6_UNICAST_HOPS, ipv6(7), too. 0 is the system's. Accepted connections inherit it, but on Windows.
+	TTL int
 	// Accept says how a server's connections reach the workers.
 	Accept AcceptMode
 	// Balancer chooses the worker of each connection, of one listening socket: Accept is then
@@ -102,7 +105,23 @@ const (
 	AcceptSpread
 )
 
-const defaultKeepAlive = 15 * time.Second
+// What package net sets where nothing else is asked for.
+const (
+	defaultKeepAlive      = 15 * time.Second
+	defaultKeepAliveCount = 9
+)
+
+// keepAliveSeconds rounds up a time between keep-alive probes: 0 is the default, and what is negative
+// says that the system's stays.
+func keepAliveSeconds(d time.Duration) int32 {
+	switch {
+	case d == 0:
+		d = defaultKeepAlive
+	case d < 0:
+		return -1
+	}
+	return int32((d + time.Second - 1) / time.Second)
+}
 
 func (lc *ListenConfig) socketConfig() core.SocketConfig {
 	// Accepted sockets inherit all of these from the listening one, so accepting costs no call more.
@@ -126,17 +145,9 @@ func keepAlive(sc *core.SocketConfig, period time.Duration, config net.KeepAlive
 		}
 		config = net.KeepAliveConfig{Idle: period, Interval: period}
 	}
-	seconds := func(d time.Duration) int32 {
-		switch {
-		case d == 0:
-			d = defaultKeepAlive
-		case d < 0:
-			return 0 // as it is
-		}
-		return int32((d + time.Second - 1) / time.Second)
-	}
 	sc.Flags |= core.SocketKeepAlive
-	sc.KeepIdleS, sc.KeepIntervalS = seconds(config.Idle), seconds(config.Interval)
+	sc.KeepIdleS = max(keepAliveSeconds(config.Idle), 0) // 0 leaves it as it is
+	sc.KeepIntervalS = max(keepAliveSeconds(config.Interval), 0)
 	sc.KeepCount = int32(max(config.Count, 0))
 }
 
@@ -181,6 +192,10 @@ func (lc *ListenConfig) open(network string, addr netip.AddrPort, share bool) (i
 	if err != nil {
 		return -1, nil, os.NewSyscallError(call.String(), sysErr(err))
 	}
+	if err := setTTL(fd, lc.TTL); err != nil {
+		_ = core.CloseSocket(fd)
+		return -1, nil, err
+	}
 	if lc.Control != nil {
 		if err := lc.Control(networkOfFamily(family), asked.String(), rawSocket(fd)); err != nil {
 			_ = core.CloseSocket(fd)
@@ -194,6 +209,17 @@ func (lc *ListenConfig) open(network string, addr netip.AddrPort, share bool) (i
 		return -1, nil, os.NewSyscallError(call.String(), sysErr(err))
 	}
 	return fd, tcpAddr(&bound), nil
+}
+
+// setTTL sets the TTL of a ListenConfig or Dialer.
+func setTTL(fd int32, ttl int) error {
+	if ttl == 0 {
+		return nil
+	}
+	if err := core.SetOption(fd, core.OptTTL, int32(ttl)); err != nil {
+		return os.NewSyscallError("setsockopt", sysErr(err))
+	}
+	return nil
 }
 
 func (lc *ListenConfig) backlog() int32 {

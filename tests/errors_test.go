@@ -308,6 +308,7 @@ func misuse(t *testing.T, where string, c *veloq.Context, s *veloq.Stream, l *ve
 		"SetKeepAlive":       s.SetKeepAlive(true),
 		"KeepAlive":          call(s.KeepAlive()),
 		"SetKeepAlivePeriod": s.SetKeepAlivePeriod(time.Second),
+		"SetKeepAliveConfig": s.SetKeepAliveConfig(net.KeepAliveConfig{}),
 		"SetLinger":          s.SetLinger(0),
 		"Linger":             call(s.Linger()),
 		"KeepAlivePeriod":    call(s.KeepAlivePeriod()),
