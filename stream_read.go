@@ -237,6 +237,9 @@ func (s *Stream) startRead() error {
 	if err := s.check("read"); err != nil {
 		return err
 	}
+	if s.recv.reader != nil {
+		return s.opError("read", ErrBusy) // it counts on what is there
+	}
 	s.recv.lent = 0
 	if n := s.recv.taken; n > 0 {
 		s.recv.taken = 0
@@ -265,8 +268,6 @@ func (s *Stream) await(n int, dst []byte) error {
 			return s.opError("read", os.ErrDeadlineExceeded)
 		case t == nil:
 			return s.opError("read", ErrNotTask)
-		case r.reader != nil:
-			return s.opError("read", ErrBusy)
 		}
 		if err := t.err(); err != nil {
 			return s.opError("read", netError(err))
@@ -347,11 +348,16 @@ func (s *Stream) Peek(n int) ([]byte, error) {
 		return nil, nil
 	}
 	err := s.await(n, nil)
-	if n = min(n, int(s.recv.bytes)); n == 0 {
-		return nil, err
+	return s.lend(min(n, int(s.recv.bytes))), err
+}
+
+// lend returns the first n unread bytes, which stay where they are until the next call that reads.
+func (s *Stream) lend(n int) []byte {
+	if n == 0 {
+		return nil
 	}
 	s.recv.lent = int32(n)
-	return s.recv.join(n), err
+	return s.recv.join(n)
 }
 
 // Next is Peek and Skip in one: the bytes are taken, and valid until the next call that reads.

@@ -3,9 +3,12 @@ package tests
 // The order of what a read looks at, reads up to a delimiter, and what is known without a read.
 
 import (
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -196,6 +199,144 @@ func TestStream_IsActive(t *testing.T) {
 		withPeer(t, shapes()[0], func(_ *veloq.Context, s *veloq.Stream, _ *net.TCPConn) error {
 			require.NoError(t, s.CloseWrite())
 			require.True(t, s.IsActive(), "the peer may still send")
+			return nil
+		})
+	})
+}
+
+// Goal: lines of every length, cut by the network anywhere, come whole and in order from the reads up to
+// a delimiter, mixed with each other and with other reads.
+func TestStream_ReadsToDelimiter(t *testing.T) {
+	noLeak(t)
+	lines := sized(20_000, 2000, 300)
+	forShapes(t, func(t *testing.T, sh shape) {
+		withPeer(t, sh, func(_ *veloq.Context, s *veloq.Stream, peer *net.TCPConn) error {
+			r := rand.New(rand.NewPCG(5, uint64(lines)))
+			var all []string
+			for i := range lines {
+				line := fmt.Sprintf("%d:%s\n", i, strings.Repeat("x", r.IntN(3000)*(i%3)/2))
+				all = append(all, line)
+			}
+			sent := make(chan error, 1)
+			go func() {
+				p := strings.Join(all, "")
+				for r := rand.New(rand.NewPCG(6, 6)); len(p) > 0; {
+					n := min(1+r.IntN(2000), len(p))
+					if _, err := io.WriteString(peer, p[:n]); err != nil {
+						sent <- err
+						return
+					}
+					p = p[n:]
+				}
+				sent <- peer.CloseWrite()
+			}()
+			for i, want := range all {
+				var got string
+				var err error
+				switch i % 4 {
+				case 0:
+					got, err = s.ReadString('\n')
+				case 1:
+					var p []byte
+					p, err = s.ReadBytes('\n')
+					got = string(p)
+				case 2:
+					var p []byte
+					p, err = s.ReadSlice('\n')
+					got = string(p)
+				case 3: // across a part that was taken otherwise
+					p := make([]byte, 2)
+					_, err = s.ReadFull(p)
+					require.NoError(t, err)
+					got, err = s.ReadString('\n')
+					got = string(p) + got
+				}
+				require.NoError(t, err, "line %d", i)
+				require.Equal(t, want, got, "line %d", i)
+			}
+			got, err := s.ReadString('\n')
+			require.Equal(t, io.EOF, err)
+			require.Empty(t, got)
+			return <-sent
+		})
+	})
+}
+
+// Goal: what ends the wait for a delimiter takes nothing: the stream's end, a deadline, too many bytes,
+// a close, the task's end.
+func TestStream_DelimiterNotThere(t *testing.T) {
+	noLeak(t)
+	forShapes(t, func(t *testing.T, sh shape) {
+		withPeer(t, sh, func(c *veloq.Context, s *veloq.Stream, peer *net.TCPConn) error {
+			require.NoError(t, arrived(c, s, peer, "no end"))
+			require.NoError(t, s.SetReadDeadline(time.Now().Add(2*time.Millisecond)))
+			p, err := s.ReadSlice('\n')
+			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+			require.Equal(t, "no end", string(p))
+			require.NoError(t, s.SetReadDeadline(time.Time{}))
+			require.Equal(t, 6, s.Buffered())
+			require.NoError(t, peer.CloseWrite())
+			for range 2 {
+				got, err := s.ReadString('\n')
+				require.Equal(t, io.EOF, err)
+				require.Equal(t, "no end", got)
+			}
+			rest, err := io.ReadAll(s)
+			require.NoError(t, err)
+			require.Equal(t, "no end", string(rest))
+			return nil
+		})
+	})
+	t.Run("too long", func(t *testing.T) {
+		withPeer(t, shape{config: tinyConfig()}, func(_ *veloq.Context, s *veloq.Stream, peer *net.TCPConn) error {
+			sent := make(chan error, 1)
+			go func() {
+				_, err := io.WriteString(peer, strings.Repeat("x", 100_000)+"\n")
+				sent <- err
+			}()
+			limit := tinyConfig().ReadLimit
+			p, err := s.ReadBytes('\n')
+			require.ErrorIs(t, err, veloq.ErrTooLong)
+			require.GreaterOrEqual(t, len(p), limit)
+			require.Equal(t, strings.Repeat("x", len(p)), string(p))
+			_, err = s.Skip(99_999)
+			require.NoError(t, err)
+			line, err := s.ReadString('\n')
+			require.NoError(t, err)
+			require.Equal(t, "x\n", line)
+			return <-sent
+		})
+	})
+	t.Run("closed", func(t *testing.T) {
+		withPeer(t, shape{config: tinyConfig()}, func(c *veloq.Context, s *veloq.Stream, peer *net.TCPConn) error {
+			require.NoError(t, arrived(c, s, peer, "no end"))
+			h := veloq.SpawnLocal(c, func(*veloq.Context) (string, error) { return s.ReadString('\n') })
+			require.NoError(t, c.Sleep(time.Millisecond)) // it waits then
+			_, err := s.ReadString('\n')
+			require.ErrorIs(t, err, veloq.ErrBusy)
+			_, err = s.Read(make([]byte, 1))
+			require.ErrorIs(t, err, veloq.ErrBusy, "though bytes are there: the other one waits for more behind them")
+			require.Equal(t, 6, s.Buffered())
+			require.NoError(t, s.Close())
+			got, err := h.Join(c)
+			require.ErrorIs(t, err, net.ErrClosed)
+			require.Empty(t, got)
+			return nil
+		})
+	})
+	t.Run("cancelled", func(t *testing.T) {
+		withPeer(t, shape{config: tinyConfig()}, func(c *veloq.Context, s *veloq.Stream, peer *net.TCPConn) error {
+			h := veloq.SpawnLocal(c, func(*veloq.Context) (string, error) { return s.ReadString('\n') })
+			require.NoError(t, arrived(c, s, peer, "no end"))
+			h.Cancel()
+			got, err := h.Join(c)
+			require.Error(t, err)
+			require.Equal(t, "no end", got)
+			_, err = peer.Write([]byte("\n"))
+			require.NoError(t, err)
+			got, err = s.ReadString('\n')
+			require.NoError(t, err)
+			require.Equal(t, "no end\n", got)
 			return nil
 		})
 	})
