@@ -93,12 +93,12 @@ func (s *Stream) recovered() {
 
 func (s *Stream) tellOpen() {
 	defer s.recovered()
-	s.server.handler.OnOpen(s.server.contexts.of(s.w), s)
+	s.at.server.handler.OnOpen(s.at.server.contexts.of(s.w), s)
 }
 
 func (s *Stream) tellData(l Lease) {
 	defer s.recovered()
-	if err := s.server.handler.OnData(s.server.contexts.of(s.w), s, l); err != nil {
+	if err := s.at.server.handler.OnData(s.at.server.contexts.of(s.w), s, l); err != nil {
 		s.close(err)
 	}
 }
@@ -108,7 +108,7 @@ func (s *Stream) tellWritable() {
 		return
 	}
 	defer s.recovered()
-	s.server.handler.OnWritable(s.server.contexts.of(s.w), s)
+	s.at.server.handler.OnWritable(s.at.server.contexts.of(s.w), s)
 }
 
 func (s *Stream) tellClosed() {
@@ -116,5 +116,5 @@ func (s *Stream) tellClosed() {
 		return
 	}
 	defer s.recovered()
-	s.server.handler.OnClose(s.server.contexts.of(s.w), s, s.closeErr)
+	s.at.server.handler.OnClose(s.at.server.contexts.of(s.w), s, s.closeErr)
 }

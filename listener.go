@@ -34,8 +34,8 @@ type Listener struct {
 	fd      int32
 	network string
 	addr    net.Addr
-	server  *Server // takes the connections, instead of Accept
-	unlink  string  // the path to be removed at the close, "" for none
+	at      *binding // of a server, which takes the connections; nil for Accept's
+	unlink  string   // the path to be removed at the close, "" for none
 
 	armed    bool
 	cancel   bool
@@ -390,7 +390,7 @@ func (l *Listener) arm() {
 	}
 	sqe := l.w.stage(core.OpAccept, opAccept, l.slot)
 	sqe.FD = l.fd
-	if l.server == nil || l.server.max <= 0 {
+	if l.at == nil || l.at.server.config.MaxConns <= 0 {
 		sqe.Mode = core.AcceptMultishot // which would empty the kernel's queue beyond any bound
 	}
 	sqe.OpFlags = core.SockCloexec
@@ -398,8 +398,8 @@ func (l *Listener) arm() {
 }
 
 func (l *Listener) wants() bool {
-	if l.server != nil {
-		return l.server.wants(l.w)
+	if l.at != nil {
+		return l.at.wants(l.w)
 	}
 	return len(l.accepted) < acceptedMax
 }
@@ -435,8 +435,8 @@ func (l *Listener) complete(_ opKind, res int32, flags uint32) {
 	default:
 		l.err = l.opError(os.NewSyscallError(core.NameAccept, core.Errno(-res).Sys()))
 		l.w.wake(l.acceptor)
-		if l.server != nil && !l.closed {
-			l.server.failed(l.err)
+		if l.at != nil && !l.closed {
+			l.at.server.failed(l.err)
 		}
 	}
 	if l.closed {
@@ -459,8 +459,8 @@ func (l *Listener) take(fd int32) {
 	switch {
 	case l.closed:
 		_ = core.CloseSocket(fd)
-	case l.server != nil:
-		l.server.place(l.w, fd)
+	case l.at != nil:
+		l.at.place(l.w, fd)
 	default:
 		l.accepted = append(l.accepted, fd)
 		l.w.wake(l.acceptor)
@@ -552,8 +552,8 @@ func (l *Listener) release() {
 	sqe.FD = l.fd
 	sqe.Flags = l.w.skipSuccess
 	l.w.slots.remove(l.slot)
-	if l.server != nil {
-		l.server.listenerEnded()
+	if l.at != nil {
+		l.at.server.listenerEnded()
 	}
 }
 

@@ -21,7 +21,7 @@ type Stream struct {
 	// Small fields share words: idle connections are many.
 	w        *worker
 	slot     uint64
-	server   *Server // nil for dialed and accepted ones
+	at       *binding // of a server; nil for dialed and accepted ones
 	fd       int32
 	inFlight int16 // ops in flight, inline sends not counted
 	network  networkID
@@ -250,8 +250,8 @@ func (s *Stream) release() {
 	w.slots.remove(s.slot)
 	w.streams--
 	w.load.Add(-1)
-	if s.server != nil {
-		s.server.connEnded(w)
+	if s.at != nil {
+		s.at.server.connEnded(w)
 	}
 }
 

@@ -1,10 +1,13 @@
 package tests
 
-// Servers: what their callbacks' Context knows.
+// Servers: what their callbacks' Context knows, and several addresses of one.
 
 import (
 	"context"
 	"net"
+	"path/filepath"
+	"runtime"
+	"syscall"
 	"testing"
 	"time"
 
@@ -153,4 +156,114 @@ func TestDatagramServer_HandlerContext(t *testing.T) {
 	require.Same(t, c, await(t, "OnClose", h.calls))
 	await(t, "Done", c.Done())
 	require.ErrorIs(t, c.Err(), context.Canceled)
+}
+
+// Goal: one server on several addresses of several networks serves all of them alike, tells their
+// addresses, and ends all at once.
+func TestServer_SeveralAddresses(t *testing.T) {
+	noLeak(t)
+	forAll(t, func(t *testing.T, sh shape, door string) {
+		rt := newRuntime(t, sh.config)
+		before := holds(rt)
+		srv := startEcho(t, rt, sh.listen, door)
+		first := srv.Addr()
+		require.Equal(t, []net.Addr{first}, srv.Addrs())
+		path := filepath.Join(t.TempDir(), "s")
+		added, err := srv.Add(t.Context(), "tcp4", "127.0.0.1:0")
+		require.NoError(t, err)
+		want := []net.Addr{first, added}
+		if runtime.GOOS != "windows" { // where workers have no unix sockets
+			at, err := srv.Add(t.Context(), "unix", path)
+			require.NoError(t, err)
+			require.Equal(t, path, at.String())
+			want = append(want, at)
+		}
+		require.Equal(t, want, srv.Addrs())
+		require.Equal(t, first, srv.Addr())
+
+		// What is refused changes nothing.
+		_, err = srv.Add(t.Context(), "tcp", first.String())
+		require.ErrorIs(t, err, syscall.EADDRINUSE)
+		_, err = srv.Add(t.Context(), "udp", "127.0.0.1:0")
+		require.ErrorAs(t, err, new(net.UnknownNetworkError))
+		require.Equal(t, want, srv.Addrs())
+
+		var conns []net.Conn
+		for i := range 4 {
+			for _, at := range want {
+				conn, err := net.DialTimeout(at.Network(), at.String(), patience)
+				require.NoError(t, err)
+				defer func() { _ = conn.Close() }()
+				require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+				require.NoError(t, roundTrip(conn, []byte{byte(i), 'x'}), "%v", at)
+				require.Equal(t, at.String(), conn.RemoteAddr().String())
+				conns = append(conns, conn)
+			}
+		}
+		require.Equal(t, len(conns), srv.Conns())
+		bounded(t, "Server.Close", srv.Close)
+		for _, conn := range conns {
+			_, err := conn.Read(make([]byte, 1))
+			require.Error(t, err)
+		}
+		require.NoFileExists(t, path)
+		_, err = srv.Add(t.Context(), "tcp", "127.0.0.1:0")
+		require.ErrorIs(t, err, net.ErrClosed)
+		settled(t, rt, before)
+	})
+}
+
+// Goal: MaxConns counts the connections of all addresses together, and one that ends lets the next in,
+// whichever address it waits at.
+func TestServer_MaxConnsOfSeveralAddresses(t *testing.T) {
+	noLeak(t)
+	for _, accept := range []veloq.AcceptMode{veloq.AcceptReusePort, veloq.AcceptSpread} {
+		rt := newRuntime(t, veloq.Config{Workers: 1})
+		srv := startEcho(t, rt, veloq.ListenConfig{MaxConns: 2, Accept: accept}, "task")
+		second, err := srv.Add(t.Context(), "tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		a, b := dial(t, srv.Addr()), dial(t, second)
+		require.NoError(t, roundTrip(a, []byte("a")))
+		require.NoError(t, roundTrip(b, []byte("b")))
+		// Both addresses may hold one that was accepted before the bound was seen: none is served beyond.
+		c, d := dial(t, srv.Addr()), dial(t, second)
+		require.NoError(t, roundTrip(a, []byte("a")))
+		require.NoError(t, a.Close())
+		require.NoError(t, b.Close())
+		require.NoError(t, roundTrip(c, []byte("c")))
+		require.NoError(t, roundTrip(d, []byte("d")))
+		require.LessOrEqual(t, srv.Conns(), 2)
+	}
+}
+
+// Goal: an Add that meets the server's end either has its address ended with the server, or fails with
+// net.ErrClosed and leaves nothing.
+func TestServer_AddRacesWithClose(t *testing.T) {
+	noLeak(t)
+	rt := newRuntime(t, veloq.Config{Workers: 2})
+	before := holds(rt)
+	var added, refused int
+	for range sized(500, 100, 30) {
+		srv, err := (&veloq.ListenConfig{}).Start(t.Context(), rt, "tcp", "127.0.0.1:0", echoTask)
+		require.NoError(t, err)
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			srv.Close()
+		}()
+		for {
+			at, err := srv.Add(t.Context(), "tcp", "127.0.0.1:0")
+			if err != nil {
+				require.ErrorIs(t, err, net.ErrClosed)
+				refused++
+				break
+			}
+			added++
+			require.Contains(t, srv.Addrs(), at)
+		}
+		await(t, "Close", closed)
+	}
+	t.Logf("%d added, %d refused", added, refused)
+	require.Positive(t, refused)
+	settled(t, rt, before)
 }
