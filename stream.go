@@ -153,6 +153,7 @@ func (s *Stream) discard() {
 	if s.fd >= 0 {
 		_ = core.CloseSocket(s.fd)
 	}
+	s.orphanReserved()
 	if s.send.out != nil {
 		s.send.out.drop()
 		s.send.out.free()
@@ -236,6 +237,7 @@ func (s *Stream) step() {
 func (s *Stream) release() {
 	s.released = true
 	s.dropOut()
+	s.orphanReserved()
 	s.clearDeadlines()
 	w := s.w
 	if s.fd >= 0 {

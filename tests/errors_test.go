@@ -295,6 +295,8 @@ func misuse(t *testing.T, where string, c *veloq.Context, s *veloq.Stream, l *ve
 		"Writev":             call(s.Writev([][]byte{one})),
 		"Writev large":       call(s.Writev([][]byte{make([]byte, 100_000)})),
 		"Writev nothing":     call(s.Writev(nil)),
+		"Malloc":             call(s.Malloc(1)),
+		"Flush":              s.Flush(),
 		"WriteLease":         call(s.WriteLease(veloq.Lease{})),
 		"ReadFrom":           call(s.ReadFrom(strings.NewReader("x"))),
 		"ReadFrom stream":    call(s.ReadFrom(s)),
