@@ -44,4 +44,7 @@ func (w *worker) giveChunk(c *chunk) {
 	c.free()
 }
 
-func (c *chunk) free() { core.Free(unsafe.Pointer(&c.mem[0])) }
+func (c *chunk) start() unsafe.Pointer { return unsafe.Pointer(&c.mem[0]) }
+
+// free gives the memory to the system. Any goroutine.
+func (c *chunk) free() { core.Free(c.start()) }

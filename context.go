@@ -66,7 +66,8 @@ func (c *Context) Deadline() (deadline time.Time, ok bool) {
 	return deadline, ok
 }
 
-// Done returns a channel that is closed when the task is cancelled, its runtime closes, or it ends.
+// Done returns a channel that is closed when the task is cancelled, its runtime closes, or it ends; a
+// handler's when its server has ended.
 // To wait on it from a task would block the worker: use it to hand the Context to other goroutines.
 // Any goroutine.
 func (c *Context) Done() <-chan struct{} {
@@ -90,7 +91,7 @@ func (c *Context) Err() error {
 	return nil
 }
 
-// Value returns what the context given to Serve or WithContext holds for key. Any goroutine.
+// Value returns what the context given to the server or to WithContext holds for key. Any goroutine.
 func (c *Context) Value(key any) any {
 	if key == (contextKey{}) {
 		return c
@@ -133,7 +134,8 @@ func (c *Context) end(err error) bool {
 	return true
 }
 
-// cancelUnbegun ends the context of a task that no worker has yet. Any goroutine.
+// cancelUnbegun ends the context of a task that no worker has yet, or of a server's callbacks. Any
+// goroutine.
 func (c *Context) cancelUnbegun(err error) {
 	if c.err.CompareAndSwap(nil, &err) {
 		c.closeDone()

@@ -205,6 +205,12 @@ func (lc *ListenConfig) openDatagram(network, path string, addr netip.AddrPort, 
 		return fail(os.NewSyscallError(call.String(), sysErr(err)))
 	}
 	o.fd = fd
+	if o.family != core.AFUnix {
+		if err := setTTL(fd, lc.TTL); err != nil {
+			_ = core.CloseSocket(fd)
+			return fail(err)
+		}
+	}
 	bound, call, err := bindDatagram(fd, &at, share)
 	if err != nil {
 		_ = core.CloseSocket(fd)

@@ -113,6 +113,12 @@ func (d *Dialer) connectDatagram(w *worker, network string, asked net.Addr, from
 		_ = core.CloseSocket(fd)
 		return nil, d.dialError(network, asked, os.NewSyscallError(call, sysErr(err)))
 	}
+	if to.Family != core.AFUnix {
+		if err := setTTL(fd, d.TTL); err != nil {
+			_ = core.CloseSocket(fd)
+			return nil, d.dialError(network, asked, err)
+		}
+	}
 	if from != nil {
 		if err := core.Bind(fd, from); err != nil {
 			return fail("bind", err)

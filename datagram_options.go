@@ -136,8 +136,8 @@ func (d *Datagram) SetDontFragment(on bool) error {
 // socket(7). Worker only.
 func (d *Datagram) SetBroadcast(on bool) error { return d.setOption(core.OptBroadcast, boolInt(on)) }
 
-// SetTTL sets the time to live of sent packets, 1 to 255: IP_TTL or IPV6_UNICAST_HOPS by the socket's
-// family. Worker only.
+// SetTTL sets the time to live of sent packets, 1 to 255: IP_TTL, and on a socket of IPv6
+// IPV6_UNICAST_HOPS too. Worker only.
 func (d *Datagram) SetTTL(ttl int) error { return d.setOption(core.OptTTL, int32(ttl)) }
 
 // TTL returns what SetTTL sets. Worker only.

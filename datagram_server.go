@@ -14,7 +14,7 @@ import (
 )
 
 // DatagramHandler is code that a worker calls for a server's datagram socket. All calls for one socket
-// come from its worker, one after another, and must not block, as a Handler's. A panic goes to
+// come from its worker, one after another, and must not block; their Context is a Handler's. A panic goes to
 // Config.OnPanic and closes the socket; without one it crashes the program.
 type DatagramHandler interface {
 	// OnOpen is the first call for a socket: the place to set its options.
@@ -53,8 +53,9 @@ type DatagramServer struct {
 	task    func(*Context, *Datagram) error
 	handler DatagramHandler
 
-	sockets  []*Datagram  // by worker; nil where it has none. Each is its worker's
-	alive    atomic.Int64 // sockets, and tasks, that have not ended, and 1 until stop
+	contexts handlerContexts // of its callbacks
+	sockets  []*Datagram     // by worker; nil where it has none. Each is its worker's
+	alive    atomic.Int64    // sockets, and tasks, that have not ended, and 1 until stop
 	stopping atomic.Bool
 
 	mu   sync.Mutex
@@ -116,6 +117,9 @@ func (lc *ListenConfig) startDatagram(ctx context.Context, s *DatagramServer, ne
 	s.ctx, s.addr = ctx, opened[0].local
 	s.sockets = make([]*Datagram, len(s.rt.workers))
 	s.done = make(chan struct{})
+	if s.handler != nil {
+		s.contexts = newHandlerContexts(s.rt, s.ctx)
+	}
 	s.alive.Store(int64(count) + 1)
 	for i := range opened {
 		o := opened[i]
@@ -298,6 +302,7 @@ func (s *DatagramServer) finish() {
 		if s.err == nil && s.rt.closing.Load() {
 			s.err = ErrClosed
 		}
+		s.contexts.end()
 		close(s.done)
 		s.rt.removeServer(s)
 	}
@@ -320,12 +325,12 @@ func (d *Datagram) recovered() {
 
 func (d *Datagram) tellOpen() {
 	defer d.recovered()
-	d.server.handler.OnOpen(&d.w.handlerContext, d)
+	d.server.handler.OnOpen(d.server.contexts.of(d.w), d)
 }
 
 func (d *Datagram) tellPackets(ps []Packet) {
 	defer d.recovered()
-	d.server.handler.OnPackets(&d.w.handlerContext, d, ps)
+	d.server.handler.OnPackets(d.server.contexts.of(d.w), d, ps)
 }
 
 func (d *Datagram) tellWritable() {
@@ -333,7 +338,7 @@ func (d *Datagram) tellWritable() {
 		return
 	}
 	defer d.recovered()
-	d.server.handler.OnWritable(&d.w.handlerContext, d)
+	d.server.handler.OnWritable(d.server.contexts.of(d.w), d)
 }
 
 func (d *Datagram) tellClosed() {
@@ -341,5 +346,5 @@ func (d *Datagram) tellClosed() {
 		return
 	}
 	defer d.recovered()
-	d.server.handler.OnClose(&d.w.handlerContext, d, d.closeErr)
+	d.server.handler.OnClose(d.server.contexts.of(d.w), d, d.closeErr)
 }

@@ -99,9 +99,11 @@ func (s *Stream) moveOut() (net.Conn, error) {
 }
 
 // keptOptions are the options that package net sets on every connection it makes.
-type keptOptions [4]int32
+type keptOptions [5]int32
 
-var keptNames = [4]int32{core.OptNoDelay, core.OptKeepAlive, core.OptKeepIdleS, core.OptKeepIntervalS}
+var keptNames = [5]int32{
+	core.OptNoDelay, core.OptKeepAlive, core.OptKeepIdleS, core.OptKeepIntervalS, core.OptKeepCount,
+}
 
 func (s *Stream) keepOptions() *keptOptions {
 	var kept keptOptions

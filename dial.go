@@ -28,6 +28,8 @@ type Dialer struct {
 	KeepAlive time.Duration
 	// KeepAliveConfig says more about that, if its Enable is set: KeepAlive is then ignored.
 	KeepAliveConfig net.KeepAliveConfig
+	// TTL is the time to live of packets that are sent, as ListenConfig's. 0 is the system's.
+	TTL int
 	// Resolver finds the addresses of names; nil is net.DefaultResolver.
 	Resolver *net.Resolver
 	// Control is called between the making of the socket and connect (or bind), with "tcp4" or "tcp6"
@@ -201,7 +203,11 @@ func (d *Dialer) connect(t *task, network string, local *net.TCPAddr, addr netip
 	if err != nil {
 		return nil, fail(call.String(), err)
 	}
-	if err := d.control(&t.ctx, networkOfFamily(family), asked.String(), fd); err != nil {
+	err = setTTL(fd, d.TTL)
+	if err == nil {
+		err = d.control(&t.ctx, networkOfFamily(family), asked.String(), fd)
+	}
+	if err != nil {
 		_ = core.CloseSocket(fd)
 		return nil, &net.OpError{Op: "dial", Net: network, Source: source, Addr: asked, Err: err}
 	}

@@ -2,12 +2,19 @@ package veloq
 
 // The handler door: callbacks on a worker.
 
-import "runtime/debug"
+import (
+	"context"
+	"runtime/debug"
+	"slices"
+)
 
 // Handler is code that a worker calls for the connections of a server. All calls for one stream come
 // from its worker, one after another, and must not block: whatever waits belongs into a task (Go,
 // Spawn) or a goroutine; runtime.Goexit crashes the program. A panic goes to Config.OnPanic and closes
 // the stream; without one it crashes the program.
+//
+// The Context is the same for all calls of a server on a worker. It has the values of the context that
+// the server was started with, and is done when the server has ended.
 type Handler interface {
 	// OnOpen is the first call for a stream.
 	OnOpen(c *Context, s *Stream)
@@ -34,6 +41,44 @@ func (HandlerBase) OnWritable(*Context, *Stream) {}
 // OnClose implements Handler.
 func (HandlerBase) OnClose(*Context, *Stream, error) {}
 
+// handlerContexts are the Contexts of a server's callbacks, one for each worker, so that a call
+// allocates none. They see the values of the context that the server was started with, and end with
+// the server, or with their workers.
+type handlerContexts []Context
+
+func newHandlerContexts(rt *Runtime, values context.Context) handlerContexts {
+	cs := make(handlerContexts, len(rt.workers))
+	for i, w := range rt.workers {
+		c := &cs[i]
+		c.w, c.values = w, values
+		w.post(&note{do: func(w *worker) {
+			w.handlerContexts = append(w.handlerContexts, c)
+			if w.stopping {
+				c.cancel(ErrClosed)
+			}
+		}})
+	}
+	return cs
+}
+
+func (cs handlerContexts) of(w *worker) *Context { return &cs[w.id] }
+
+// end is for a server that has ended. Any goroutine.
+func (cs handlerContexts) end() {
+	for i := range cs {
+		c, err := &cs[i], errEnded
+		if c.w.rt.closing.Load() {
+			err = ErrClosed
+		}
+		c.cancelUnbegun(err)
+		c.w.post(&note{do: func(w *worker) {
+			if at := slices.Index(w.handlerContexts, c); at >= 0 {
+				w.handlerContexts = slices.Delete(w.handlerContexts, at, at+1)
+			}
+		}})
+	}
+}
+
 // recovered is deferred around every callback.
 func (s *Stream) recovered() {
 	if s.w.rt.config.OnPanic == nil {
@@ -48,12 +93,12 @@ func (s *Stream) recovered() {
 
 func (s *Stream) tellOpen() {
 	defer s.recovered()
-	s.server.handler.OnOpen(&s.w.handlerContext, s)
+	s.at.server.handler.OnOpen(s.at.server.contexts.of(s.w), s)
 }
 
 func (s *Stream) tellData(l Lease) {
 	defer s.recovered()
-	if err := s.server.handler.OnData(&s.w.handlerContext, s, l); err != nil {
+	if err := s.at.server.handler.OnData(s.at.server.contexts.of(s.w), s, l); err != nil {
 		s.close(err)
 	}
 }
@@ -63,7 +108,7 @@ func (s *Stream) tellWritable() {
 		return
 	}
 	defer s.recovered()
-	s.server.handler.OnWritable(&s.w.handlerContext, s)
+	s.at.server.handler.OnWritable(s.at.server.contexts.of(s.w), s)
 }
 
 func (s *Stream) tellClosed() {
@@ -71,5 +116,5 @@ func (s *Stream) tellClosed() {
 		return
 	}
 	defer s.recovered()
-	s.server.handler.OnClose(&s.w.handlerContext, s, s.closeErr)
+	s.at.server.handler.OnClose(s.at.server.contexts.of(s.w), s, s.closeErr)
 }

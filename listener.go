@@ -34,8 +34,8 @@ type Listener struct {
 	fd      int32
 	network string
 	addr    net.Addr
-	server  *Server // takes the connections, instead of Accept
-	unlink  string  // the path to be removed at the close, "" for none
+	at      *binding // of a server, which takes the connections; nil for Accept's
+	unlink  string   // the path to be removed at the close, "" for none
 
 	armed    bool
 	cancel   bool
@@ -68,6 +68,9 @@ type ListenConfig struct {
 	DualStack DualStack
 	// ReadBuffer and WriteBuffer are the sockets' buffer sizes in bytes; 0 is the system's.
 	ReadBuffer, WriteBuffer int
+	// TTL is the time to live of packets that are sent, 1 to 255: IP_TTL, ip(7), and on a socket of IPv6
+	// IPV6_UNICAST_HOPS, ipv6(7), too. 0 is the system's. Accepted connections inherit it, but on Windows.
+	TTL int
 	// Accept says how a server's connections reach the workers.
 	Accept AcceptMode
 	// Balancer chooses the worker of each connection, of one listening socket: Accept is then
@@ -102,7 +105,23 @@ const (
 	AcceptSpread
 )
 
-const defaultKeepAlive = 15 * time.Second
+// What package net sets where nothing else is asked for.
+const (
+	defaultKeepAlive      = 15 * time.Second
+	defaultKeepAliveCount = 9
+)
+
+// keepAliveSeconds rounds up a time between keep-alive probes: 0 is the default, and what is negative
+// says that the system's stays.
+func keepAliveSeconds(d time.Duration) int32 {
+	switch {
+	case d == 0:
+		d = defaultKeepAlive
+	case d < 0:
+		return -1
+	}
+	return int32((d + time.Second - 1) / time.Second)
+}
 
 func (lc *ListenConfig) socketConfig() core.SocketConfig {
 	// Accepted sockets inherit all of these from the listening one, so accepting costs no call more.
@@ -126,17 +145,9 @@ func keepAlive(sc *core.SocketConfig, period time.Duration, config net.KeepAlive
 		}
 		config = net.KeepAliveConfig{Idle: period, Interval: period}
 	}
-	seconds := func(d time.Duration) int32 {
-		switch {
-		case d == 0:
-			d = defaultKeepAlive
-		case d < 0:
-			return 0 // as it is
-		}
-		return int32((d + time.Second - 1) / time.Second)
-	}
 	sc.Flags |= core.SocketKeepAlive
-	sc.KeepIdleS, sc.KeepIntervalS = seconds(config.Idle), seconds(config.Interval)
+	sc.KeepIdleS = max(keepAliveSeconds(config.Idle), 0) // 0 leaves it as it is
+	sc.KeepIntervalS = max(keepAliveSeconds(config.Interval), 0)
 	sc.KeepCount = int32(max(config.Count, 0))
 }
 
@@ -181,6 +192,10 @@ func (lc *ListenConfig) open(network string, addr netip.AddrPort, share bool) (i
 	if err != nil {
 		return -1, nil, os.NewSyscallError(call.String(), sysErr(err))
 	}
+	if err := setTTL(fd, lc.TTL); err != nil {
+		_ = core.CloseSocket(fd)
+		return -1, nil, err
+	}
 	if lc.Control != nil {
 		if err := lc.Control(networkOfFamily(family), asked.String(), rawSocket(fd)); err != nil {
 			_ = core.CloseSocket(fd)
@@ -194,6 +209,17 @@ func (lc *ListenConfig) open(network string, addr netip.AddrPort, share bool) (i
 		return -1, nil, os.NewSyscallError(call.String(), sysErr(err))
 	}
 	return fd, tcpAddr(&bound), nil
+}
+
+// setTTL sets the TTL of a ListenConfig or Dialer.
+func setTTL(fd int32, ttl int) error {
+	if ttl == 0 {
+		return nil
+	}
+	if err := core.SetOption(fd, core.OptTTL, int32(ttl)); err != nil {
+		return os.NewSyscallError("setsockopt", sysErr(err))
+	}
+	return nil
 }
 
 func (lc *ListenConfig) backlog() int32 {
@@ -364,7 +390,7 @@ func (l *Listener) arm() {
 	}
 	sqe := l.w.stage(core.OpAccept, opAccept, l.slot)
 	sqe.FD = l.fd
-	if l.server == nil || l.server.max <= 0 {
+	if l.at == nil || l.at.server.config.MaxConns <= 0 {
 		sqe.Mode = core.AcceptMultishot // which would empty the kernel's queue beyond any bound
 	}
 	sqe.OpFlags = core.SockCloexec
@@ -372,8 +398,8 @@ func (l *Listener) arm() {
 }
 
 func (l *Listener) wants() bool {
-	if l.server != nil {
-		return l.server.wants(l.w)
+	if l.at != nil {
+		return l.at.wants(l.w)
 	}
 	return len(l.accepted) < acceptedMax
 }
@@ -409,8 +435,8 @@ func (l *Listener) complete(_ opKind, res int32, flags uint32) {
 	default:
 		l.err = l.opError(os.NewSyscallError(core.NameAccept, core.Errno(-res).Sys()))
 		l.w.wake(l.acceptor)
-		if l.server != nil && !l.closed {
-			l.server.failed(l.err)
+		if l.at != nil && !l.closed {
+			l.at.server.failed(l.err)
 		}
 	}
 	if l.closed {
@@ -433,8 +459,8 @@ func (l *Listener) take(fd int32) {
 	switch {
 	case l.closed:
 		_ = core.CloseSocket(fd)
-	case l.server != nil:
-		l.server.place(l.w, fd)
+	case l.at != nil:
+		l.at.place(l.w, fd)
 	default:
 		l.accepted = append(l.accepted, fd)
 		l.w.wake(l.acceptor)
@@ -526,8 +552,8 @@ func (l *Listener) release() {
 	sqe.FD = l.fd
 	sqe.Flags = l.w.skipSuccess
 	l.w.slots.remove(l.slot)
-	if l.server != nil {
-		l.server.listenerEnded()
+	if l.at != nil {
+		l.at.server.listenerEnded()
 	}
 }
 

@@ -28,10 +28,10 @@ const (
 
 // A message goes from worker to worker.
 type message struct {
-	kind   messageKind
-	t      *task
-	server *Server
-	fd     int32
+	kind messageKind
+	t    *task
+	at   *binding
+	fd   int32
 }
 
 // meshEdge is one direction of the mesh. A record's token is the index of its value in values, which
@@ -169,7 +169,7 @@ func (w *worker) receive(msg message) {
 	case messageChild:
 		msg.t.scope.account(msg.t)
 	case messageAdopt:
-		w.load.Add(-msg.server.connLoad()) // adopt counts it again
-		msg.server.adopt(w, msg.fd)
+		w.load.Add(-msg.at.server.connLoad()) // adopt counts it again
+		msg.at.adopt(w, msg.fd)
 	}
 }

@@ -4,9 +4,11 @@ package veloq
 // what is done about the others.
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 
 	"github.com/veloq/veloq/internal/rawio"
@@ -85,7 +87,8 @@ func (lc *ListenConfig) net() net.ListenConfig {
 	if lc.multipath != multipathDefault {
 		config.SetMultipathTCP(lc.multipath == multipathOn)
 	}
-	if lc.ReusePort || lc.DualStack != DualStackAuto || lc.ReadBuffer > 0 || lc.WriteBuffer > 0 {
+	if lc.ReusePort || lc.DualStack != DualStackAuto || lc.ReadBuffer > 0 || lc.WriteBuffer > 0 ||
+		lc.TTL != 0 {
 		config.Control = lc.setOptions
 	}
 	return config
@@ -117,6 +120,9 @@ func (lc *ListenConfig) setOptions(network, address string, c syscall.RawConn) e
 		}
 		if failed == nil {
 			failed = rawio.SetBuffers(fd, lc.ReadBuffer, lc.WriteBuffer)
+		}
+		if failed == nil && lc.TTL != 0 && overIP(network) {
+			failed = rawio.SetTTL(fd, v6, lc.TTL)
 		}
 	})
 	switch {
@@ -211,8 +217,34 @@ func (d *Dialer) net() net.Dialer {
 		Control:         d.Control,
 		ControlContext:  d.ControlContext,
 	}
+	if d.TTL != 0 {
+		// ControlContext alone: package net calls Control only where that is nil.
+		dialer.Control, dialer.ControlContext = nil, d.setOptions
+	}
 	if d.multipath != multipathDefault {
 		dialer.SetMultipathTCP(d.multipath == multipathOn)
 	}
 	return dialer
 }
+
+// setOptions is what package net calls between socket and connect, or bind.
+func (d *Dialer) setOptions(ctx context.Context, network, address string, c syscall.RawConn) error {
+	if overIP(network) {
+		var failed error
+		v6 := network[len(network)-1] == '6'
+		err := c.Control(func(fd uintptr) { failed = rawio.SetTTL(fd, v6, d.TTL) })
+		if err = cmp.Or(err, failed); err != nil {
+			return err
+		}
+	}
+	switch {
+	case d.ControlContext != nil:
+		return d.ControlContext(ctx, network, address, c)
+	case d.Control != nil:
+		return d.Control(network, address, c)
+	}
+	return nil
+}
+
+// overIP reports whether network, as a Control function hears it, is one of IP's.
+func overIP(network string) bool { return !strings.HasPrefix(network, "unix") }

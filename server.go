@@ -5,7 +5,6 @@ package veloq
 import (
 	"context"
 	"net"
-	"runtime/pprof"
 	"sync"
 	"sync/atomic"
 
@@ -16,23 +15,19 @@ import (
 // methods are for any goroutine; those that block are not for tasks.
 type Server struct {
 	rt      *Runtime
-	network string
-	addr    net.Addr
-	mode    AcceptMode
-	max     int
+	config  ListenConfig // not to be changed
 	ctx     context.Context
 	task    func(*Context, *Stream) error
 	handler Handler
 
-	listeners []*Listener  // by worker; nil where it has none. Each is its worker's
-	conns     atomic.Int64 // open, on all workers
-	open      []padded     // by worker, that worker's alone
-	placed    []placed     // by worker: open there, or on the way
-	balancer  Balancer
-	labels    []context.Context // of its tasks' samples in profiles, by worker
-	alive     atomic.Int64      // listeners that have not been released, and 1 until stop
-	stopping  atomic.Bool
-	aborting  atomic.Bool
+	contexts handlerContexts            // of its callbacks
+	bindings atomic.Pointer[[]*binding] // what it listens on; the list is replaced under mu, and not changed
+	conns    atomic.Int64               // open, on all workers
+	open     []padded                   // by worker, that worker's alone
+	placed   []placed                   // by worker: open there, or on the way
+	alive    atomic.Int64               // listeners that have not been released, and 1 until stop
+	stopping atomic.Bool
+	aborting atomic.Bool
 
 	mu   sync.Mutex
 	err  error
@@ -60,7 +55,8 @@ func (rt *Runtime) Serve(ctx context.Context, network, address string, fn func(*
 	return (&ListenConfig{}).Serve(ctx, rt, network, address, fn)
 }
 
-// ServeHandler is Serve with a handler, whose callbacks run on the workers for every connection.
+// ServeHandler is Serve with a handler, whose callbacks run on the workers for every connection. Their
+// Context has the values and the Deadline of ctx.
 func (rt *Runtime) ServeHandler(ctx context.Context, network, address string, h Handler) error {
 	return (&ListenConfig{}).ServeHandler(ctx, rt, network, address, h)
 }
@@ -96,89 +92,25 @@ func (lc *ListenConfig) StartHandler(ctx context.Context, rt *Runtime, network, 
 }
 
 func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address string) (*Server, error) {
-	if s.rt.closing.Load() {
-		return nil, opError("listen", network, nil, ErrClosed)
-	}
-	if err := checkNetwork(network); err != nil {
-		return nil, opError("listen", network, nil, err)
-	}
-	s.network, s.mode, s.max = network, lc.Accept, lc.MaxConns
-	s.listeners = make([]*Listener, len(s.rt.workers))
+	s.config = *lc
 	s.open = make([]padded, len(s.rt.workers))
 	s.placed = make([]placed, len(s.rt.workers))
 	s.done = make(chan struct{})
-	s.balancer = lc.Balancer
-	if !core.ReusePort || network == networkUnix || s.balancer != nil {
-		s.mode = AcceptSpread
-	}
-	listeners := 1
-	if s.mode == AcceptReusePort {
-		listeners = len(s.rt.workers)
-	}
-	fds, err := lc.openAll(ctx, s, address, listeners)
+	s.bindings.Store(new([]*binding))
+	s.alive.Store(1)
+	b, fds, err := s.bind(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range s.rt.workers {
-		s.labels = append(s.labels, pprof.WithLabels(w.labels, pprof.Labels("listener", s.addr.String())))
+	if s.handler != nil {
+		s.contexts = newHandlerContexts(s.rt, s.ctx)
 	}
-	s.alive.Store(int64(listeners) + 1)
-	for i, fd := range fds {
-		posted := s.rt.workers[i].post(&note{do: func(w *worker) {
-			if w.stopping || s.stopping.Load() {
-				_ = core.CloseSocket(fd)
-				removePath(unlinkPath(s.addr))
-				s.listenerEnded()
-				return
-			}
-			l := &Listener{w: w, fd: fd, network: s.network, addr: s.addr, server: s, unlink: unlinkPath(s.addr)}
-			l.retry.Fire = fireRetry
-			l.slot = w.slots.add(l)
-			s.listeners[w.id] = l
-			l.arm()
-		}})
-		if !posted {
-			_ = core.CloseSocket(fd)
-			removePath(unlinkPath(s.addr))
-			s.listenerEnded()
-		}
-	}
+	s.begin(b, fds)
 	if !s.rt.addServer(s) {
 		s.Close()
 		return nil, opError("listen", network, nil, ErrClosed)
 	}
 	return s, nil
-}
-
-// openAll opens the server's listening sockets.
-func (lc *ListenConfig) openAll(ctx context.Context, s *Server, address string, count int) ([]int32, error) {
-	if s.network == networkUnix {
-		fd, bound, err := lc.openUnix(address)
-		s.addr = bound
-		return []int32{fd}, err
-	}
-	addr, err := resolveListen(ctx, s.network, address)
-	if err != nil {
-		return nil, err
-	}
-	each := *lc
-	fds := make([]int32, 0, count)
-	for range count {
-		share := count > 1 && len(fds) == 0
-		fd, bound, err := each.open(s.network, addr, share)
-		if err != nil {
-			for _, fd := range fds {
-				_ = core.CloseSocket(fd)
-			}
-			return nil, listenError(s.network, addr, err)
-		}
-		fds = append(fds, fd)
-		s.addr = bound
-		// The others share the port that the first one got.
-		addr = bound.AddrPort()
-		each.ReusePort = true
-	}
-	return fds, nil
 }
 
 // run is the rest of Serve.
@@ -191,8 +123,36 @@ func (s *Server) run(ctx context.Context) error {
 	return s.err
 }
 
-// Addr returns the address that the server listens on.
-func (s *Server) Addr() net.Addr { return s.addr }
+// Add has the server listen on one more address, with the settings that it was started with, and
+// returns what it is bound to: the connections of all are the server's alike, MaxConns counts them
+// together, and Close ends all. ctx bounds the looking up of a name. After an error the server is what
+// it was: net.ErrClosed once it ends. Any goroutine, never a task. Blocks (for a name).
+func (s *Server) Add(ctx context.Context, network, address string) (net.Addr, error) {
+	b, fds, err := s.bind(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	if !s.begin(b, fds) {
+		for _, fd := range fds {
+			b.drop(fd)
+		}
+		return nil, opError("listen", network, nil, net.ErrClosed)
+	}
+	return b.addr, nil
+}
+
+// Addr returns the address that the server was started on. Any goroutine.
+func (s *Server) Addr() net.Addr { return (*s.bindings.Load())[0].addr }
+
+// Addrs returns all addresses that the server listens on, in the order they were added. The slice is the
+// caller's. Any goroutine.
+func (s *Server) Addrs() []net.Addr {
+	var all []net.Addr
+	for _, b := range *s.bindings.Load() {
+		all = append(all, b.addr)
+	}
+	return all
+}
 
 // Conns returns how many connections are open.
 func (s *Server) Conns() int { return int(s.conns.Load()) }
@@ -218,13 +178,18 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 // stop ends the listening.
 func (s *Server) stop() {
-	if !s.stopping.CompareAndSwap(false, true) {
+	s.mu.Lock() // or else begin would count listeners of a server that has ended
+	first := s.stopping.CompareAndSwap(false, true)
+	s.mu.Unlock()
+	if !first {
 		return
 	}
 	for i, w := range s.rt.workers {
 		w.post(&note{do: func(*worker) {
-			if l := s.listeners[i]; l != nil {
-				l.close()
+			for _, b := range *s.bindings.Load() {
+				if l := b.listeners[i]; l != nil {
+					l.close()
+				}
 			}
 		}})
 	}
@@ -245,7 +210,7 @@ func (s *Server) abort(cause error) {
 func (s *Server) abortConns(w *worker, cause error) {
 	for i := range w.slots.slots {
 		conn, ok := w.slots.slots[i].owner.(*Stream)
-		if !ok || conn.server != s {
+		if !ok || conn.at == nil || conn.at.server != s {
 			continue
 		}
 		if s.handler != nil {
@@ -257,7 +222,7 @@ func (s *Server) abortConns(w *worker, cause error) {
 		return
 	}
 	for t := w.live; t != nil; t = t.liveNext {
-		if st, ok := t.self.(*serveTask); ok && st.s.server == s {
+		if st, ok := t.self.(*serveTask); ok && st.s.at.server == s {
 			t.ctx.cancel(cause)
 		}
 	}
@@ -286,13 +251,21 @@ func (s *Server) connEnded(w *worker) {
 	if s.conns.Add(-1) == 0 && s.alive.Load() == 0 {
 		s.maybeDone()
 	}
-	if l := s.listeners[w.id]; l != nil {
-		l.arm()
-	} else if s.max > 0 {
+	elsewhere := false
+	for _, b := range *s.bindings.Load() {
+		if l := b.listeners[w.id]; l != nil {
+			l.arm()
+		} else if b.spread {
+			elsewhere = true
+		}
+	}
+	if elsewhere && s.config.MaxConns > 0 {
 		// The one listening socket is another worker's, and may wait for this.
 		s.rt.workers[0].post(&note{do: func(*worker) {
-			if l := s.listeners[0]; l != nil {
-				l.arm()
+			for _, b := range *s.bindings.Load() {
+				if l := b.listeners[0]; l != nil {
+					l.arm()
+				}
 			}
 		}})
 	}
@@ -310,46 +283,34 @@ func (s *Server) maybeDone() {
 		if s.err == nil && s.rt.closing.Load() {
 			s.err = ErrClosed
 		}
+		s.contexts.end()
 		close(s.done)
 		s.rt.removeServer(s)
 	}
 }
 
-// wants reports whether the worker's listener should go on accepting.
-func (s *Server) wants(w *worker) bool {
-	if s.stopping.Load() {
-		return false
-	}
-	if s.max <= 0 {
-		return true
-	}
-	if s.mode == AcceptSpread {
-		return s.conns.Load() < int64(s.max*len(s.rt.workers))
-	}
-	return s.open[w.id].n < s.max
-}
-
 // place finds the worker for a connection that w accepted.
-func (s *Server) place(w *worker, fd int32) {
+func (b *binding) place(w *worker, fd int32) {
+	s := b.server
 	s.conns.Add(1)
 	to := w
 	switch {
-	case s.balancer != nil:
-		i := s.balancer.Choose(&Accepted{server: s, w: w, fd: fd})
+	case s.config.Balancer != nil:
+		i := s.config.Balancer.Choose(&Accepted{server: s, w: w, fd: fd})
 		if i >= 0 && i < len(s.rt.workers) {
 			to = s.rt.workers[i]
 		}
-	case s.mode == AcceptSpread:
+	case b.spread:
 		to = s.rt.leastLoaded(w)
 	}
 	s.placed[to.id].n.Add(1)
 	if to == w {
-		s.adopt(w, fd)
+		b.adopt(w, fd)
 		return
 	}
 	// Counted from here on: many are accepted before the other worker takes the first.
 	to.load.Add(s.connLoad())
-	if !to.send(w, message{kind: messageAdopt, server: s, fd: fd}) {
+	if !to.send(w, message{kind: messageAdopt, at: b, fd: fd}) {
 		to.load.Add(-s.connLoad())
 		s.placed[to.id].n.Add(-1)
 		_ = core.CloseSocket(fd)
@@ -366,10 +327,11 @@ func (s *Server) connLoad() int64 {
 }
 
 // adopt starts serving a connection on its worker.
-func (s *Server) adopt(w *worker, fd int32) {
+func (b *binding) adopt(w *worker, fd int32) {
+	s := b.server
 	s.open[w.id].n++
-	conn := w.newStream(fd, s.network)
-	conn.server = s
+	conn := w.newStream(fd, b.network)
+	conn.at = b
 	w.stats.accepted++
 	if w.stopping || s.aborting.Load() {
 		conn.close(ErrClosed)
@@ -397,16 +359,14 @@ type serveTask struct {
 }
 
 func (st *serveTask) runTask(c *Context) {
-	if labels := st.s.server.labels; labels != nil {
-		st.label(labels[c.w.id])
-	}
+	st.label(st.s.at.labels[c.w.id])
 	// Deferred: also when fn panics or calls Goexit.
 	defer func() {
 		if !st.s.closed {
 			st.s.close(nil)
 		}
 	}()
-	_ = st.s.server.task(c, st.s) // the task's error ends its connection, and only that
+	_ = st.s.at.server.task(c, st.s) // the task's error ends its connection, and only that
 }
 
 func (st *serveTask) panicked(rt *Runtime, failure *PanicError) { rt.reportPanic(failure) }

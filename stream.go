@@ -21,7 +21,7 @@ type Stream struct {
 	// Small fields share words: idle connections are many.
 	w        *worker
 	slot     uint64
-	server   *Server // nil for dialed and accepted ones
+	at       *binding // of a server; nil for dialed and accepted ones
 	fd       int32
 	inFlight int16 // ops in flight, inline sends not counted
 	network  networkID
@@ -153,6 +153,7 @@ func (s *Stream) discard() {
 	if s.fd >= 0 {
 		_ = core.CloseSocket(s.fd)
 	}
+	s.orphanReserved()
 	if s.send.out != nil {
 		s.send.out.drop()
 		s.send.out.free()
@@ -236,6 +237,7 @@ func (s *Stream) step() {
 func (s *Stream) release() {
 	s.released = true
 	s.dropOut()
+	s.orphanReserved()
 	s.clearDeadlines()
 	w := s.w
 	if s.fd >= 0 {
@@ -250,8 +252,8 @@ func (s *Stream) release() {
 	w.slots.remove(s.slot)
 	w.streams--
 	w.load.Add(-1)
-	if s.server != nil {
-		s.server.connEnded(w)
+	if s.at != nil {
+		s.at.server.connEnded(w)
 	}
 }
 
@@ -314,6 +316,14 @@ func (s *Stream) addrPair() *addrPair {
 		s.addrs = &addrPair{}
 	}
 	return s.addrs
+}
+
+// IsActive reports whether the stream is open at both ends, as far as the worker has been told, without
+// a read: false after Close, after the peer's FIN or a reset, though unread bytes may be there, after an
+// error of a read or a write, and after CloseRead. What the peer does is heard while the stream receives:
+// not while it is paused, or Config.ReadLimit bytes are unread. From elsewhere it is false. Worker only.
+func (s *Stream) IsActive() bool {
+	return s.w.here() && !s.closed && s.connecting == nil && s.recv.err == nil && s.send.failed == nil
 }
 
 // UserData returns what SetUserData stored, nil before.

@@ -66,7 +66,8 @@ func (s *Stream) SetDeadline(t time.Time) error {
 
 // SetReadDeadline makes reads that wait at t, and later ones, fail with os.ErrDeadlineExceeded; the
 // zero time takes it away. It is absolute, to the next tick (1.05 ms), and wakes a read that waits
-// now. Bytes that arrived are never lost: set a later one and read on. In a handler a passed read
+// now. While it has passed every read fails, also where bytes are there, as package net has it; none
+// are lost: set a later one and read on. In a handler a passed read
 // deadline closes the stream. Worker only.
 func (s *Stream) SetReadDeadline(t time.Time) error {
 	if err := s.check("set"); err != nil {

@@ -4,6 +4,8 @@ package veloq
 
 import (
 	"errors"
+	"math"
+	"net"
 	"os"
 	"syscall"
 	"time"
@@ -73,6 +75,32 @@ func (s *Stream) KeepAlivePeriod() (time.Duration, error) {
 	return time.Duration(v) * time.Second, err
 }
 
+// SetKeepAliveConfig sets all that is to be said about keep-alive probes, as net.TCPConn's does: of the
+// times, to seconds, and the count 0 is package net's default (15 s, 15 s, 9), and negative leaves it as it is:
+// SO_KEEPALIVE, socket(7); TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT, tcp(7). Worker only.
+func (s *Stream) SetKeepAliveConfig(config net.KeepAliveConfig) error {
+	if err := s.SetKeepAlive(config.Enable); err != nil {
+		return err
+	}
+	count := int32(min(config.Count, math.MaxInt32))
+	if count == 0 {
+		count = defaultKeepAliveCount
+	}
+	for _, o := range [...]struct{ name, value int32 }{
+		{core.OptKeepIdleS, keepAliveSeconds(config.Idle)},
+		{core.OptKeepIntervalS, keepAliveSeconds(config.Interval)},
+		{core.OptKeepCount, count},
+	} {
+		if o.value < 0 {
+			continue
+		}
+		if err := s.setOption(o.name, o.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // SetLinger says what the close does with unsent bytes: SO_LINGER, socket(7). sec < 0: sent in the
 // background, the default; 0: dropped, and the peer gets a reset; > 0: sent for that long at most.
 // Worker only.
@@ -114,8 +142,8 @@ func (s *Stream) WriteBuffer() (int, error) {
 	return int(v), err
 }
 
-// SetTTL sets the time to live of sent packets, 1 to 255: IP_TTL or IPV6_UNICAST_HOPS by the socket's
-// family. Worker only.
+// SetTTL sets the time to live of sent packets, 1 to 255: IP_TTL, and on a socket of IPv6
+// IPV6_UNICAST_HOPS too. Worker only.
 func (s *Stream) SetTTL(ttl int) error { return s.setOption(core.OptTTL, int32(ttl)) }
 
 // TTL returns what SetTTL sets. Worker only.

@@ -237,6 +237,9 @@ func (s *Stream) startRead() error {
 	if err := s.check("read"); err != nil {
 		return err
 	}
+	if s.recv.reader != nil {
+		return s.opError("read", ErrBusy) // it counts on what is there
+	}
 	s.recv.lent = 0
 	if n := s.recv.taken; n > 0 {
 		s.recv.taken = 0
@@ -247,9 +250,13 @@ func (s *Stream) startRead() error {
 }
 
 // await parks the reading task until there are n unread bytes or the stream has ended. It returns
-// the error that the caller must return, nil when the bytes are there.
+// the error that the caller must return, nil when the bytes are there, or were copied to dst. A
+// deadline that has passed already comes before everything else, as in package net.
 func (s *Stream) await(n int, dst []byte) error {
 	r := &s.recv
+	if s.deadline != nil && s.deadline.read.passed {
+		return s.opError("read", os.ErrDeadlineExceeded)
+	}
 	t := s.w.running
 	for int(r.bytes) < n {
 		switch {
@@ -261,8 +268,6 @@ func (s *Stream) await(n int, dst []byte) error {
 			return s.opError("read", os.ErrDeadlineExceeded)
 		case t == nil:
 			return s.opError("read", ErrNotTask)
-		case r.reader != nil:
-			return s.opError("read", ErrBusy)
 		}
 		if err := t.err(); err != nil {
 			return s.opError("read", netError(err))
@@ -282,8 +287,9 @@ func (s *Stream) await(n int, dst []byte) error {
 }
 
 // Read reads up to len(p) bytes into p, as io.Reader says: it parks the task until there is at least
-// one, and copies once. At the end of the stream it returns 0, io.EOF; bytes that arrived before an
-// error or a deadline are returned before it. Worker only. Blocks.
+// one, and copies once. At the end of the stream it returns 0, io.EOF; bytes that arrived before the
+// end are returned before it. A deadline that has passed comes first: bytes that are there stay there
+// until it is moved. A p of no bytes returns 0, nil. Worker only. Blocks.
 func (s *Stream) Read(p []byte) (int, error) {
 	if err := s.startRead(); err != nil {
 		return 0, err
@@ -291,17 +297,15 @@ func (s *Stream) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	r := &s.recv
-	if r.bytes == 0 {
-		if err := s.await(1, p); err != nil {
-			return 0, err
-		}
-		if t := s.w.running; t != nil && t.readN > 0 {
-			n := t.readN
-			t.readN = 0
-			return n, nil
-		}
+	if err := s.await(1, p); err != nil {
+		return 0, err
 	}
+	if t := s.w.running; t != nil && t.readN > 0 {
+		n := t.readN
+		t.readN = 0
+		return n, nil
+	}
+	r := &s.recv
 	n := 0
 	for n < len(p) && r.bytes > 0 {
 		m := copy(p[n:], r.front().Bytes())
@@ -331,8 +335,8 @@ func (s *Stream) ReadLease() (Lease, error) {
 }
 
 // Peek returns the next n bytes without taking them. They are valid until the next call that reads.
-// n may be at most Config.ReadLimit (ErrTooLong). If the stream ends before, it returns what there
-// is and the error. Bytes that arrived in several pieces are copied together. Worker only. Blocks.
+// n may be at most Config.ReadLimit (ErrTooLong). If the stream ends before, or the deadline has
+// passed, it returns what there is and the error. Bytes that arrived in several pieces are copied together. Worker only. Blocks.
 func (s *Stream) Peek(n int) ([]byte, error) {
 	if err := s.startRead(); err != nil {
 		return nil, err
@@ -344,11 +348,16 @@ func (s *Stream) Peek(n int) ([]byte, error) {
 		return nil, nil
 	}
 	err := s.await(n, nil)
-	if n = min(n, int(s.recv.bytes)); n == 0 {
-		return nil, err
+	return s.lend(min(n, int(s.recv.bytes))), err
+}
+
+// lend returns the first n unread bytes, which stay where they are until the next call that reads.
+func (s *Stream) lend(n int) []byte {
+	if n == 0 {
+		return nil
 	}
 	s.recv.lent = int32(n)
-	return s.recv.join(n), err
+	return s.recv.join(n)
 }
 
 // Next is Peek and Skip in one: the bytes are taken, and valid until the next call that reads.

@@ -41,6 +41,8 @@ type writers struct {
 	direct direct  // the writer's large write
 	file   fileSend
 	pin    runtime.Pinner
+	// reserved is nil until a Malloc.
+	reserved *reservation
 }
 
 func (sd *sending) wakeQueue(w *worker) {

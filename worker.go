@@ -59,48 +59,49 @@ type worker struct {
 	_        [64]byte        // what others write stays off the worker's lines
 
 	// The worker's alone.
-	running        *task
-	runq           taskQueue
-	preferNew      bool // nextTask's turn
-	victim         int  // whom steal looked at last
-	inboxRest      *note
-	live           *task
-	tasks          int
-	idle           []*coroutine
-	slots          slotTable
-	streams        int
-	sockets        int // of datagrams
-	completions    []core.CQE
-	buffers        bufferGroup
-	packets        bufferGroup    // for datagrams
-	unread         []*Stream      // may have unread bytes
-	lending        []*Stream      // may have leases in their queues
-	holders        []*task        // wait in a WriteLease
-	resumed        []*Stream      // handlers that get what was kept
-	dirty          streamList     // have something to send
-	settling       streamList     // are shutting down or closing
-	zeroCopyMin    int            // Config.ZeroCopyMin, 0 where the driver can't
-	noAddr         unsafe.Pointer // nil until a connection is reset
-	datagrams      datagrams
-	packetSends    []packetSend // quiet datagrams that are not confirmed
-	arena          *arena
-	sentArena      *arena
-	quiet          []*Stream // whose quiet sends are not confirmed
-	partial        bool      // the last enter left submissions behind
-	outFree        []*outbound
-	chunkFree      []*chunk
-	pools          []*Pool
-	timers         timers
-	knocking       []*worker
-	knocks         []bool
-	ports          []port  // of the public meshes
-	publishing     []*link // have messages that nobody sees yet
-	talk           talk
-	handlerContext Context
-	lastYield      int64
-	stopping       bool
-	grace          wheel.Timer
-	stats          workerStats
+	running         *task
+	runq            taskQueue
+	preferNew       bool // nextTask's turn
+	victim          int  // whom steal looked at last
+	inboxRest       *note
+	live            *task
+	tasks           int
+	idle            []*coroutine
+	slots           slotTable
+	streams         int
+	sockets         int // of datagrams
+	completions     []core.CQE
+	buffers         bufferGroup
+	packets         bufferGroup    // for datagrams
+	unread          []*Stream      // may have unread bytes
+	lending         []*Stream      // may have leases in their queues
+	holders         []*task        // wait in a WriteLease
+	resumed         []*Stream      // handlers that get what was kept
+	dirty           streamList     // have something to send
+	settling        streamList     // are shutting down or closing
+	zeroCopyMin     int            // Config.ZeroCopyMin, 0 where the driver can't
+	noAddr          unsafe.Pointer // nil until a connection is reset
+	datagrams       datagrams
+	packetSends     []packetSend // quiet datagrams that are not confirmed
+	arena           *arena
+	sentArena       *arena
+	quiet           []*Stream // whose quiet sends are not confirmed
+	partial         bool      // the last enter left submissions behind
+	outFree         []*outbound
+	chunkFree       []*chunk
+	pools           []*Pool
+	timers          timers
+	knocking        []*worker
+	knocks          []bool
+	ports           []port  // of the public meshes
+	publishing      []*link // have messages that nobody sees yet
+	talk            talk
+	handlerContext  Context    // of callbacks that no server has
+	handlerContexts []*Context // of those of servers
+	lastYield       int64
+	stopping        bool
+	grace           wheel.Timer
+	stats           workerStats
 }
 
 func newWorker(rt *Runtime, id int) *worker {
@@ -332,6 +333,9 @@ func (w *worker) stop() {
 		t.ctx.cancel(ErrClosed)
 	}
 	w.handlerContext.cancel(ErrClosed)
+	for _, c := range w.handlerContexts {
+		c.cancel(ErrClosed)
+	}
 	// A turn at the latest then, to see whether all is over.
 	w.grace.Fire = func(*wheel.Timer, int64) {}
 	w.timers.add(&w.grace, w.timers.after(stopGrace))

@@ -210,7 +210,7 @@ typedef struct ip_option {
 static const ip_option *find_ip_option(int32_t option)
 {
 	static const ip_option table[] = {
-		{ VQ_OPT_TTL, IP_TTL, IPV6_UNICAST_HOPS, false },
+		{ VQ_OPT_TTL, IP_TTL, IPV6_UNICAST_HOPS, true },
 		{ VQ_OPT_PACKET_INFO, IP_PKTINFO, IPV6_PKTINFO, true },
 		{ VQ_OPT_RECEIVE_TOS, IP_RECVTOS, IPV6_RECVTCLASS, true },
 		{ VQ_OPT_TOS, IP_TOS, IPV6_TCLASS, true },

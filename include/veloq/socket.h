@@ -118,7 +118,7 @@ enum {
 	VQ_OPT_SEND_BUFFER_BYTES = 8,
 	VQ_OPT_REUSEPORT = 9,
 	VQ_OPT_V6ONLY = 10,
-	VQ_OPT_TTL = 11,   /* unicast TTL or hop limit, by the socket's family */
+	VQ_OPT_TTL = 11,   /* unicast TTL or hop limit; both on a socket of IPv6 */
 	VQ_OPT_ERROR = 12, /* get only: SO_ERROR */
 	VQ_OPT_BROADCAST = 13,
 	VQ_OPT_UDP_SEGMENT = 14, /* payload bytes a datagram is cut into; 0 for not at all */

@@ -46,6 +46,19 @@ func SetBuffers(fd uintptr, receive, send int) error {
 	return nil
 }
 
+// SetTTL sets the time to live of what is sent: ip(7), and on a socket of IPv6, which may send IPv4
+// too, ipv6(7).
+func SetTTL(fd uintptr, v6 bool, ttl int) error {
+	if !v6 {
+		return set(fd, syscall.IPPROTO_IP, syscall.IP_TTL, ttl)
+	}
+	err := set(fd, syscall.IPPROTO_IPV6, syscall.IPV6_UNICAST_HOPS, ttl)
+	if err == nil {
+		_ = set(fd, syscall.IPPROTO_IP, syscall.IP_TTL, ttl) // some systems have it on IPv4's sockets alone
+	}
+	return err
+}
+
 // SetBacklog changes the length of a listening socket's accept queue.
 func SetBacklog(fd uintptr, n int) error {
 	return os.NewSyscallError("listen", syscall.Listen(handle(fd), n))

@@ -13,5 +13,8 @@ func SetV6Only(uintptr, bool) error { return errors.ErrUnsupported }
 // SetBuffers is not available.
 func SetBuffers(uintptr, int, int) error { return errors.ErrUnsupported }
 
+// SetTTL is not available.
+func SetTTL(uintptr, bool, int) error { return errors.ErrUnsupported }
+
 // SetBacklog is not available.
 func SetBacklog(uintptr, int) error { return errors.ErrUnsupported }

@@ -1,0 +1,138 @@
+package veloq
+
+// What a server listens on: one address with its listening sockets, on one worker or on each.
+
+import (
+	"context"
+	"net"
+	"runtime/pprof"
+
+	"github.com/veloq/veloq/internal/core"
+)
+
+// binding is one address of a server.
+type binding struct {
+	server    *Server
+	network   string
+	addr      net.Addr
+	spread    bool              // one listening socket, on the first worker, for all of them
+	listeners []*Listener       // by worker; nil where it has none. Each is its worker's
+	labels    []context.Context // of the server's tasks' samples in profiles, by worker
+}
+
+// bind opens the listening sockets of one more address.
+func (s *Server) bind(ctx context.Context, network, address string) (*binding, []int32, error) {
+	if s.rt.closing.Load() {
+		return nil, nil, opError("listen", network, nil, ErrClosed)
+	}
+	if s.stopping.Load() {
+		return nil, nil, opError("listen", network, nil, net.ErrClosed)
+	}
+	if err := checkNetwork(network); err != nil {
+		return nil, nil, opError("listen", network, nil, err)
+	}
+	lc := &s.config
+	b := &binding{
+		server: s, network: network, listeners: make([]*Listener, len(s.rt.workers)),
+		spread: lc.Accept != AcceptReusePort || !core.ReusePort || network == networkUnix || lc.Balancer != nil,
+	}
+	count := 1
+	if !b.spread {
+		count = len(s.rt.workers)
+	}
+	fds, err := lc.openAll(ctx, b, address, count)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, w := range s.rt.workers {
+		b.labels = append(b.labels, pprof.WithLabels(w.labels, pprof.Labels("listener", b.addr.String())))
+	}
+	return b, fds, nil
+}
+
+// openAll opens the listening sockets of a binding.
+func (lc *ListenConfig) openAll(ctx context.Context, b *binding, address string, count int) ([]int32, error) {
+	if b.network == networkUnix {
+		fd, bound, err := lc.openUnix(address)
+		b.addr = bound
+		return []int32{fd}, err
+	}
+	addr, err := resolveListen(ctx, b.network, address)
+	if err != nil {
+		return nil, err
+	}
+	each := *lc
+	fds := make([]int32, 0, count)
+	for range count {
+		share := count > 1 && len(fds) == 0
+		fd, bound, err := each.open(b.network, addr, share)
+		if err != nil {
+			for _, fd := range fds {
+				_ = core.CloseSocket(fd)
+			}
+			return nil, listenError(b.network, addr, err)
+		}
+		fds = append(fds, fd)
+		b.addr = bound
+		// The others share the port that the first one got.
+		addr = bound.AddrPort()
+		each.ReusePort = true
+	}
+	return fds, nil
+}
+
+// begin gives the sockets to their workers. It reports false, and does nothing, for a server that ends.
+func (s *Server) begin(b *binding, fds []int32) bool {
+	s.mu.Lock()
+	if s.stopping.Load() {
+		s.mu.Unlock()
+		return false
+	}
+	s.alive.Add(int64(len(fds)))
+	list := append([]*binding(nil), *s.bindings.Load()...)
+	list = append(list, b)
+	s.bindings.Store(&list)
+	s.mu.Unlock()
+	for i, fd := range fds {
+		if !s.rt.workers[i].post(&note{do: func(w *worker) { b.listen(w, fd) }}) {
+			b.drop(fd)
+			s.listenerEnded()
+		}
+	}
+	return true
+}
+
+// listen starts accepting on a worker, unless the server ended meanwhile.
+func (b *binding) listen(w *worker, fd int32) {
+	if w.stopping || b.server.stopping.Load() {
+		b.drop(fd)
+		b.server.listenerEnded()
+		return
+	}
+	l := &Listener{w: w, fd: fd, network: b.network, addr: b.addr, at: b, unlink: unlinkPath(b.addr)}
+	l.retry.Fire = fireRetry
+	l.slot = w.slots.add(l)
+	b.listeners[w.id] = l
+	l.arm()
+}
+
+// drop closes a listening socket that no worker has.
+func (b *binding) drop(fd int32) {
+	_ = core.CloseSocket(fd)
+	removePath(unlinkPath(b.addr))
+}
+
+// wants reports whether the worker's listener should go on accepting.
+func (b *binding) wants(w *worker) bool {
+	s := b.server
+	limit := s.config.MaxConns
+	switch {
+	case s.stopping.Load():
+		return false
+	case limit <= 0:
+		return true
+	case b.spread:
+		return s.conns.Load() < int64(limit*len(s.rt.workers))
+	}
+	return s.open[w.id].n < limit
+}
