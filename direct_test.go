@@ -347,6 +347,37 @@ func TestDirect_WaitingForStagedBytes(t *testing.T) {
 	}
 }
 
+// Goal: bytes that were staged while the batch before was on its way go out though nobody writes again.
+// Method: the worker is held up between its notes, so that the one that asks for the last bytes is
+// there before them, and carried out while that batch is.
+func TestDirect_StagedBehindABatch(t *testing.T) {
+	skipWithoutStaging(t)
+	a, b, release := stagingPair(t)
+	hold := func() (held, free chan struct{}) {
+		held, free = make(chan struct{}), make(chan struct{})
+		require.True(t, a.d.stage.st.w.post(&note{do: func(*worker) {
+			close(held)
+			<-free
+		}}))
+		return held, free
+	}
+	require.NoError(t, second(a.Write([]byte("one "))))
+	held, free := hold()
+	release()
+	<-held // "one" is a batch
+	heldNext, freeNext := hold()
+	require.NoError(t, second(a.Write([]byte("two "))))
+	close(free)
+	<-heldNext // "two" is one, and its note comes next
+	require.NoError(t, second(a.Write([]byte("three"))))
+	close(freeNext)
+	require.NoError(t, b.SetReadDeadline(time.Now().Add(20*time.Second)))
+	buf := make([]byte, 13)
+	_, err := io.ReadFull(b, buf)
+	require.NoError(t, err, "after %q", buf)
+	assert.Equal(t, "one two three", string(buf))
+}
+
 // Goal: staging turns itself on where several goroutines write at about the same time, and off where
 // one does.
 func TestStager_FindsOutWhetherItPays(t *testing.T) {

@@ -418,11 +418,13 @@ func (w *worker) attach(st *stager) bool {
 }
 
 // flush stages a send for each entry of the filling batch, and takes the next. While a batch's enter
-// is not over, it leaves that to confirm.
+// is not over, it leaves that to confirm, before which the worker must not sleep then: the note that
+// asked for this flush is spent, and nobody may write again.
 func (st *stager) flush(w *worker) {
 	st.mu.Lock()
 	b := st.filling
 	if st.sent != nil || len(b.entries) == 0 {
+		w.hurried = w.hurried || len(b.entries) > 0
 		st.mu.Unlock()
 		return
 	}
