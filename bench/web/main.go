@@ -27,18 +27,19 @@ func main() {
 }
 
 type options struct {
-	rounds, conns, cpus int
-	seconds             time.Duration
+	rounds, conns, cpus, busy int
+	seconds                   time.Duration
 }
 
 // sample is one run of one server.
-type sample struct{ perS, cpuUs float64 }
+type sample struct{ perS, cpuUs, p99Us float64 }
 
 func run() error {
 	var o options
 	flag.IntVar(&o.rounds, "rounds", 5, "samples of each server")
 	flag.IntVar(&o.conns, "c", 64, "connections")
 	flag.IntVar(&o.cpus, "cpus", 1, "1: the server has CPU 0 to itself, wrk CPU 1; 2: nothing is pinned")
+	flag.IntVar(&o.busy, "busy", 0, "goroutines that use the CPUs beside the server's")
 	flag.DurationVar(&o.seconds, "d", 3*time.Second, "how long a sample takes")
 	flag.Parse()
 	if o.cpus != 1 && o.cpus != 2 {
@@ -68,11 +69,13 @@ func run() error {
 			samples[name] = append(samples[name], s)
 		}
 	}
-	fmt.Printf("| net/http on | req/s | CPU µs a request | CPU / go | req/s / go |\n|---|--:|--:|--:|--:|\n")
+	fmt.Printf("| net/http on | req/s | p99 ms | CPU µs a request | CPU / go | req/s / go | p99 / go |\n" +
+		"|---|--:|--:|--:|--:|--:|--:|\n")
 	base := median(samples["go"])
 	for _, name := range names {
 		m := median(samples[name])
-		fmt.Printf("| %s | %.0f | %.2f | %.2f | %.2f |\n", name, m.perS, m.cpuUs, m.cpuUs/base.cpuUs, m.perS/base.perS)
+		fmt.Printf("| %s | %.0f | %.2f | %.2f | %.2f | %.2f | %.2f |\n", name, m.perS, m.p99Us/1000, m.cpuUs,
+			m.cpuUs/base.cpuUs, m.perS/base.perS, m.p99Us/base.p99Us)
 	}
 	return nil
 }
@@ -84,7 +87,7 @@ func measure(o options, binary, from string) (s sample, err error) {
 		}
 		return exec.Command(command[0], command[1:]...)
 	}
-	server := pinned(0, binary, "-net", from)
+	server := pinned(0, binary, "-net", from, "-busy", strconv.Itoa(o.busy))
 	server.Env = append(os.Environ(), "GOMAXPROCS="+strconv.Itoa(o.cpus))
 	server.Stderr = os.Stderr
 	out, err := server.StdoutPipe()
@@ -103,15 +106,15 @@ func measure(o options, binary, from string) (s sample, err error) {
 		return s, err
 	}
 	url := "http://" + strings.TrimSpace(line) + "/"
-	load := func(d time.Duration) (float64, error) {
-		wrk := pinned(1, "wrk", "-t1", "-c"+strconv.Itoa(o.conns), "-d"+d.String(), url)
+	load := func(d time.Duration) (n float64, p99 time.Duration, err error) {
+		wrk := pinned(1, "wrk", "--latency", "--timeout", "30s", "-t1", "-c"+strconv.Itoa(o.conns), "-d"+d.String(), url)
 		text, err := wrk.CombinedOutput()
 		if err != nil {
-			return 0, fmt.Errorf("wrk: %w: %s", err, text)
+			return 0, 0, fmt.Errorf("wrk: %w: %s", err, text)
 		}
 		return requests(string(text))
 	}
-	if _, err := load(time.Second); err != nil { // warm
+	if _, _, err := load(time.Second); err != nil { // warm
 		return s, err
 	}
 	before, err := cpuTime(server.Process.Pid)
@@ -119,7 +122,7 @@ func measure(o options, binary, from string) (s sample, err error) {
 		return s, err
 	}
 	begin := time.Now()
-	n, err := load(o.seconds)
+	n, p99, err := load(o.seconds)
 	if err != nil {
 		return s, err
 	}
@@ -128,18 +131,29 @@ func measure(o options, binary, from string) (s sample, err error) {
 	if err != nil {
 		return s, err
 	}
-	return sample{n / took.Seconds(), float64((after - before).Microseconds()) / n}, nil
+	return sample{
+		perS: n / took.Seconds(), cpuUs: float64((after - before).Microseconds()) / n,
+		p99Us: float64(p99.Microseconds()),
+	}, nil
 }
 
-var wrkRequests = regexp.MustCompile(`(\d+) requests in`)
+var (
+	wrkRequests = regexp.MustCompile(`(\d+) requests in`)
+	wrkP99      = regexp.MustCompile(`(?m)^ +99% +(\S+)$`)
+)
 
-// requests reads how many wrk made; answers that were not right, or none, are no result.
-func requests(text string) (float64, error) {
-	found := wrkRequests.FindStringSubmatch(text)
-	if found == nil || strings.Contains(text, "Socket errors") || strings.Contains(text, "Non-2xx") {
-		return 0, fmt.Errorf("wrk: %s", text)
+// requests reads how many wrk made, and the latency that 99 in 100 kept to; answers that were not
+// right, or none, are no result.
+func requests(text string) (n float64, p99 time.Duration, err error) {
+	found, slow := wrkRequests.FindStringSubmatch(text), wrkP99.FindStringSubmatch(text)
+	if found == nil || slow == nil || strings.Contains(text, "Socket errors") || strings.Contains(text, "Non-2xx") {
+		return 0, 0, fmt.Errorf("wrk: %s", text)
 	}
-	return strconv.ParseFloat(found[1], 64)
+	if n, err = strconv.ParseFloat(found[1], 64); err != nil {
+		return 0, 0, err
+	}
+	p99, err = time.ParseDuration(slow[1])
+	return n, p99, err
 }
 
 // cpuTime is what the process has used, from /proc/PID/stat, proc(5), in steps of 10 ms.
@@ -171,5 +185,6 @@ func median(list []sample) sample {
 	return sample{
 		perS:  middle(func(s sample) float64 { return s.perS }),
 		cpuUs: middle(func(s sample) float64 { return s.cpuUs }),
+		p99Us: middle(func(s sample) float64 { return s.p99Us }),
 	}
 }
