@@ -461,6 +461,7 @@ func TestHTTP_ClientCancels(t *testing.T) {
 			side.in <- struct{}{}
 			<-r.Context().Done()
 			side.ended <- r.Context().Err()
+			<-side.out // the answer's end might else get to the client before its own cancel does
 		}), nil)
 		for _, path := range []string{"/", "/body"} {
 			ctx, cancel := context.WithCancel(soon(t))
@@ -480,6 +481,7 @@ func TestHTTP_ClientCancels(t *testing.T) {
 			cancel()
 			require.ErrorIs(t, await(t, "client", result), context.Canceled)
 			require.ErrorIs(t, await(t, "handler", side.ended), context.Canceled)
+			side.out <- struct{}{}
 		}
 	})
 }
