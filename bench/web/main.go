@@ -32,9 +32,9 @@ func main() {
 }
 
 type options struct {
-	kinds, names, cpus []string
-	rounds, conns      int
-	seconds            time.Duration
+	kinds, names, cpus  []string
+	rounds, conns, busy int
+	seconds             time.Duration
 }
 
 // listeners are what a server can listen by: whose it is, and VELOQ_STAGE.
@@ -46,7 +46,7 @@ var listeners = map[string]struct{ from, stage string }{
 }
 
 // sample is one run of one server.
-type sample struct{ perS, cpuUs float64 }
+type sample struct{ perS, cpuUs, p99Us float64 }
 
 func run() error {
 	o, err := parse(os.Args[1:])
@@ -85,6 +85,7 @@ func parse(args []string) (*options, error) {
 		"2: they share both; 1,2: all with each")
 	fs.IntVar(&o.rounds, "rounds", 5, "samples of each")
 	fs.IntVar(&o.conns, "c", 64, "connections")
+	fs.IntVar(&o.busy, "busy", 0, "goroutines that use the CPUs beside the server's")
 	fs.DurationVar(&o.seconds, "d", 3*time.Second, "how long a sample takes, whole seconds")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
@@ -129,13 +130,13 @@ func (o *options) compare(binary, kind, cpus string) error {
 		}
 	}
 	first := o.names[0]
-	fmt.Printf("\n| %s, server CPUs: %s | req/s | CPU µs a request | CPU / %s | req/s / %s |\n"+
-		"|---|--:|--:|--:|--:|\n", kind, cpus, first, first)
+	fmt.Printf("\n| %s, server CPUs: %s | req/s | p99 ms | CPU µs a request | CPU / %s | req/s / %s | p99 / %s |\n"+
+		"|---|--:|--:|--:|--:|--:|--:|\n", kind, cpus, first, first, first)
 	base := median(samples[first])
 	for _, name := range o.names {
 		m := median(samples[name])
-		fmt.Printf("| %s | %.0f | %.2f | %.2f | %.2f |\n", name, m.perS, m.cpuUs,
-			m.cpuUs/base.cpuUs, m.perS/base.perS)
+		fmt.Printf("| %s | %.0f | %.2f | %.2f | %.2f | %.2f | %.2f |\n", name, m.perS, m.p99Us/1000, m.cpuUs,
+			m.cpuUs/base.cpuUs, m.perS/base.perS, m.p99Us/base.p99Us)
 	}
 	return nil
 }
@@ -148,7 +149,7 @@ func (o *options) measure(binary, kind, name, cpus string) (s sample, err error)
 		return exec.Command(command[0], command[1:]...)
 	}
 	by := listeners[name]
-	server := pinned("0", binary, "-net", by.from, "-kind", kind)
+	server := pinned("0", binary, "-net", by.from, "-kind", kind, "-busy", strconv.Itoa(o.busy))
 	server.Env = append(os.Environ(), "GOMAXPROCS="+cpus, "VELOQ_STAGE="+by.stage)
 	server.Stderr = os.Stderr
 	out, err := server.StdoutPipe()
@@ -170,15 +171,15 @@ func (o *options) measure(binary, kind, name, cpus string) (s sample, err error)
 	if kind == "https" {
 		url = "https://" + strings.TrimSpace(line) + "/"
 	}
-	load := func(d time.Duration) (float64, error) {
-		wrk := pinned("1", "wrk", "-t1", "-c"+strconv.Itoa(o.conns), "-d"+strconv.Itoa(int(d.Seconds()))+"s", url)
+	load := func(d time.Duration) (n float64, p99 time.Duration, err error) {
+		wrk := pinned("1", "wrk", "--latency", "--timeout", "30s", "-t1", "-c"+strconv.Itoa(o.conns), "-d"+d.String(), url)
 		text, err := wrk.CombinedOutput()
 		if err != nil {
-			return 0, fmt.Errorf("wrk: %w: %s", err, text)
+			return 0, 0, fmt.Errorf("wrk: %w: %s", err, text)
 		}
 		return requests(string(text))
 	}
-	if _, err := load(time.Second); err != nil { // warm
+	if _, _, err := load(time.Second); err != nil { // warm
 		return s, err
 	}
 	before, err := cpuTime(server.Process.Pid)
@@ -186,7 +187,7 @@ func (o *options) measure(binary, kind, name, cpus string) (s sample, err error)
 		return s, err
 	}
 	begin := time.Now()
-	n, err := load(o.seconds)
+	n, p99, err := load(o.seconds)
 	if err != nil {
 		return s, err
 	}
@@ -195,18 +196,29 @@ func (o *options) measure(binary, kind, name, cpus string) (s sample, err error)
 	if err != nil {
 		return s, err
 	}
-	return sample{n / took.Seconds(), float64((after - before).Microseconds()) / n}, nil
+	return sample{
+		perS: n / took.Seconds(), cpuUs: float64((after - before).Microseconds()) / n,
+		p99Us: float64(p99.Microseconds()),
+	}, nil
 }
 
-var wrkRequests = regexp.MustCompile(`(\d+) requests in`)
+var (
+	wrkRequests = regexp.MustCompile(`(\d+) requests in`)
+	wrkP99      = regexp.MustCompile(`(?m)^ +99% +(\S+)$`)
+)
 
-// requests reads how many wrk made; answers that were not right, or none, are no result.
-func requests(text string) (float64, error) {
-	found := wrkRequests.FindStringSubmatch(text)
-	if found == nil || strings.Contains(text, "Socket errors") || strings.Contains(text, "Non-2xx") {
-		return 0, fmt.Errorf("wrk: %s", text)
+// requests reads how many wrk made, and the latency that 99 in 100 kept to; answers that were not
+// right, or none, are no result.
+func requests(text string) (n float64, p99 time.Duration, err error) {
+	found, slow := wrkRequests.FindStringSubmatch(text), wrkP99.FindStringSubmatch(text)
+	if found == nil || slow == nil || strings.Contains(text, "Socket errors") || strings.Contains(text, "Non-2xx") {
+		return 0, 0, fmt.Errorf("wrk: %s", text)
 	}
-	return strconv.ParseFloat(found[1], 64)
+	if n, err = strconv.ParseFloat(found[1], 64); err != nil {
+		return 0, 0, err
+	}
+	p99, err = time.ParseDuration(slow[1])
+	return n, p99, err
 }
 
 // cpuTime is what the process has used, from /proc/PID/stat, proc(5), in steps of 10 ms.
@@ -238,5 +250,6 @@ func median(list []sample) sample {
 	return sample{
 		perS:  middle(func(s sample) float64 { return s.perS }),
 		cpuUs: middle(func(s sample) float64 { return s.cpuUs }),
+		p99Us: middle(func(s sample) float64 { return s.p99Us }),
 	}
 }

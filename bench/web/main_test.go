@@ -7,12 +7,18 @@ import (
 )
 
 func TestRequests_OfWrk(t *testing.T) {
-	n, err := requests("Running 1s test\n  160305 requests in 3.10s, 20.33MB read\nRequests/sec: 51711\n")
-	if err != nil || n != 160305 {
-		t.Errorf("%v, %v", n, err)
+	n, p99, err := requests("Running 1s test\n     90%    1.10ms\n     99%    2.50ms\n  160305 requests in 3.10s, 20.33MB read\nRequests/sec: 51711\n")
+	if err != nil || n != 160305 || p99 != 2500*time.Microsecond {
+		t.Errorf("%v, %v, %v", n, p99, err)
 	}
-	for _, bad := range []string{"", "5 requests in 1s\n  Socket errors: connect 0, read 4", "5 requests in 1s\nNon-2xx or 3xx responses: 5"} {
-		if n, err := requests(bad); err == nil {
+	good := "  99%  1.00ms\n5 requests in 1s\n"
+	if _, _, err := requests(good); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []string{
+		"", "5 requests in 1s\n", good + "  Socket errors: connect 0, read 4", good + "Non-2xx or 3xx responses: 5",
+	} {
+		if n, _, err := requests(bad); err == nil {
 			t.Errorf("%v of %q", n, bad)
 		}
 	}
@@ -35,8 +41,8 @@ func TestCPUTime_Grows(t *testing.T) {
 }
 
 func TestMedian_OfEachFigure(t *testing.T) {
-	m := median([]sample{{1, 30}, {3, 10}, {2, 20}})
-	if m != (sample{2, 20}) {
+	m := median([]sample{{1, 30, 5}, {3, 10, 7}, {2, 20, 6}})
+	if m != (sample{2, 20, 6}) {
 		t.Error(m)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,9 +51,10 @@ func (l panicLogger) WarningDepth(_ int, args ...any) { l.Warningln(args...) }
 // ErrorDepth implements grpclog.DepthLoggerV2.
 func (l panicLogger) ErrorDepth(_ int, args ...any) { l.Errorln(args...) }
 
-func logByPanic() {
+// logByPanic is for before grpc's first goroutine, which may log.
+var logByPanic = sync.OnceFunc(func() {
 	grpclog.SetLoggerV2(panicLogger{grpclog.NewLoggerV2(io.Discard, io.Discard, os.Stderr)})
-}
+})
 
 // grpcPair serves grpc's test service and connects to it, to the end of the test.
 func grpcPair(t *testing.T, server, client door, secure bool, dial ...grpc.DialOption) (*grpc.Server, *grpc.ClientConn) {

@@ -461,6 +461,7 @@ func TestHTTP_ClientCancels(t *testing.T) {
 			side.in <- struct{}{}
 			<-r.Context().Done()
 			side.ended <- r.Context().Err()
+			<-side.out // the answer's end might else get to the client before its own cancel does
 		}), nil)
 		for _, path := range []string{"/", "/body"} {
 			ctx, cancel := context.WithCancel(soon(t))
@@ -480,26 +481,22 @@ func TestHTTP_ClientCancels(t *testing.T) {
 			cancel()
 			require.ErrorIs(t, await(t, "client", result), context.Canceled)
 			require.ErrorIs(t, await(t, "handler", side.ended), context.Canceled)
+			side.out <- struct{}{}
 		}
 	})
 }
 
 // Goal: a client's time limits end a request that the server sits on.
 func TestHTTP_ClientTimeouts(t *testing.T) {
+	const short = 20 * time.Millisecond
 	forHTTP(t, func(t *testing.T, server, client door, kind httpKind) {
-		var slow atomic.Bool
-		w := newWeb(t, server, client, kind, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			if slow.Load() {
-				<-r.Context().Done()
-			}
-		}), nil)
-		w.get(t, "/")
-		slow.Store(true)
-		for _, set := range []func(){
-			func() { w.client.Timeout = 20 * time.Millisecond },
-			func() { w.client.Timeout, w.transport.ResponseHeaderTimeout = 0, 20*time.Millisecond },
+		for _, tune := range []func(w *web){
+			func(w *web) { w.client.Timeout = short },
+			func(w *web) { w.transport.ResponseHeaderTimeout = short },
 		} {
-			set()
+			w := newWeb(t, server, client, kind, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				<-r.Context().Done()
+			}), tune)
 			res, err := w.do(t, http.MethodGet, "/", nil)
 			if err == nil {
 				_ = res.Body.Close()

@@ -28,6 +28,7 @@ const greeting = "Hello, World!\n"
 func main() {
 	from := flag.String("net", "veloq", "whose listener: go or veloq")
 	kind := flag.String("kind", "http", "http, https or fasthttp")
+	busy := flag.Int("busy", 0, "goroutines that use the CPUs beside the server's")
 	addr, _ := start.Flags() // goroutines have no event loops to count
 	listen, ok := map[string]func(network, address string) (net.Listener, error){
 		"go": net.Listen, "veloq": veloq.Listen,
@@ -45,6 +46,9 @@ func main() {
 	if err != nil {
 		start.Fail(err)
 	}
+	for range *busy {
+		go burn()
+	}
 	start.Announce(ln.Addr())
 	start.Fail(serve(ln))
 }
@@ -57,6 +61,12 @@ func server() *http.Server {
 }
 
 func hello(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, greeting) }
+
+// burn uses a CPU for as long as the process runs.
+func burn() {
+	for n := uint64(1); n != 0; n += 2 { // odd for ever
+	}
+}
 
 func serveHTTP(ln net.Listener) error { return server().Serve(ln) }
 
