@@ -34,7 +34,8 @@ func (s *Server) bind(ctx context.Context, network, address string) (*binding, [
 	lc := &s.config
 	b := &binding{
 		server: s, network: network, listeners: make([]*Listener, len(s.rt.workers)),
-		spread: lc.Accept != AcceptReusePort || !core.ReusePort || network == networkUnix || lc.Balancer != nil,
+		spread: lc.Accept != AcceptReusePort || lc.Balancer != nil ||
+			!core.ReusePort || network == networkUnix,
 	}
 	count := 1
 	if !b.spread {
@@ -45,7 +46,8 @@ func (s *Server) bind(ctx context.Context, network, address string) (*binding, [
 		return nil, nil, err
 	}
 	for _, w := range s.rt.workers {
-		b.labels = append(b.labels, pprof.WithLabels(w.labels, pprof.Labels("listener", b.addr.String())))
+		label := pprof.Labels("listener", b.addr.String())
+		b.labels = append(b.labels, pprof.WithLabels(w.labels, label))
 	}
 	return b, fds, nil
 }
@@ -81,7 +83,8 @@ func (lc *ListenConfig) openAll(ctx context.Context, b *binding, address string,
 	return fds, nil
 }
 
-// begin gives the sockets to their workers. It reports false, and does nothing, for a server that ends.
+// begin gives the sockets to their workers. It reports false, and does nothing, for a server that
+// ends.
 func (s *Server) begin(b *binding, fds []int32) bool {
 	s.mu.Lock()
 	if s.stopping.Load() {

@@ -4,11 +4,12 @@ package veloq
 
 import "bytes"
 
-// ReadSlice returns the next bytes up to the first delim, that included, as Next does: the bytes are
-// taken, and valid until the next call that reads; those that arrived in several pieces are copied
-// together. The first Config.ReadLimit bytes are searched; if it is not in them it fails with ErrTooLong.
-// If the stream ends before, or the deadline has passed, it returns what there is and the error, bare
-// io.EOF at the end of the stream. With an error none are taken. Worker only. Blocks.
+// ReadSlice returns the next bytes up to the first delim, that included, as Next does: the bytes
+// are taken, and valid until the next call that reads; those that arrived in several pieces are
+// copied together. The first Config.ReadLimit bytes are searched; if it is not in them it fails
+// with ErrTooLong. If the stream ends before, or the deadline has passed, it returns what there is
+// and the error, bare io.EOF at the end of the stream. With an error none are taken. Worker only.
+// Blocks.
 func (s *Stream) ReadSlice(delim byte) ([]byte, error) {
 	if err := s.startRead(); err != nil {
 		return nil, err

@@ -11,14 +11,15 @@ type reservation struct {
 	flushing bool // a Flush waits
 }
 
-// Malloc reserves room for n bytes, 32 KiB at most (ErrTooLong), behind what is reserved already, and
-// returns it to be filled: its bytes are not cleared. Flush sends all of it, in the order of the Mallocs.
-// More than Config.WriteHigh can't be reserved in several calls (ErrFull: Flush first), and nothing while a
-// Flush waits (ErrBusy). What Write and the others send meanwhile goes out before it.
+// Malloc reserves room for n bytes, 32 KiB at most (ErrTooLong), behind what is reserved already,
+// and returns it to be filled: its bytes are not cleared. Flush sends all of it, in the order of
+// the Mallocs. More than Config.WriteHigh can't be reserved in several calls (ErrFull: Flush
+// first), and nothing while a Flush waits (ErrBusy). What Write and the others send meanwhile goes
+// out before it.
 //
-// The memory is the stream's, in chunks of 32 KiB, and the caller's to write until Flush returns nil. A
-// close before that drops it; the memory stays valid for who still has the Stream. n <= 0 reserves
-// nothing. Worker only.
+// The memory is the stream's, in chunks of 32 KiB, and the caller's to write until Flush returns
+// nil. A close before that drops it; the memory stays valid for who still has the Stream. n <= 0
+// reserves nothing. Worker only.
 func (s *Stream) Malloc(n int) ([]byte, error) {
 	if err := s.checkWrite(); err != nil {
 		return nil, err
@@ -57,10 +58,10 @@ func (s *Stream) Malloc(n int) ([]byte, error) {
 	return seg.chunk.mem[from:seg.chunk.used:seg.chunk.used], nil
 }
 
-// Flush sends what Malloc reserved, from where it is (up to 2 KiB are copied, which is cheaper), with this
-// turn's other sends. While Config.WriteHigh bytes wait to be sent a task waits for room, and a handler
-// gets ErrFull, and OnWritable later. After an error nothing of it was sent, and all of it stays for
-// another Flush. Nothing reserved is no error. Worker only. Blocks (in a task).
+// Flush sends what Malloc reserved, from where it is (up to 2 KiB are copied, which is cheaper),
+// with this turn's other sends. While Config.WriteHigh bytes wait to be sent a task waits for room,
+// and a handler gets ErrFull, and OnWritable later. After an error nothing of it was sent, and all
+// of it stays for another Flush. Nothing reserved is no error. Worker only. Blocks (in a task).
 func (s *Stream) Flush() error {
 	if err := s.checkWrite(); err != nil {
 		return err
@@ -120,8 +121,8 @@ func (s *Stream) enqueueReserved(r *reservation) {
 	s.markDirty()
 }
 
-// orphanReserved leaves what was never sent to the collector: who reserved it may still be writing to
-// it, for another Flush, so it must not become another stream's.
+// orphanReserved leaves what was never sent to the collector: who reserved it may still be writing
+// to it, for another Flush, so it must not become another stream's.
 func (s *Stream) orphanReserved() {
 	ws := s.send.writers
 	if ws == nil || ws.reserved == nil {
