@@ -12,7 +12,7 @@ import (
 	"github.com/veloq/veloq/internal/rawio"
 )
 
-// settleGrace is how long Close itself waits for staged bytes, which is for the end of a worker's turn;
+// settleGrace is how long Close itself waits for staged bytes, which is for the end of one enter;
 // beyond it that is left to a goroutine.
 const settleGrace = 5 * time.Millisecond
 
@@ -69,7 +69,7 @@ func (d *directIO) flush() error {
 	return d.clear()
 }
 
-// resend is for bytes that a batch could not send. On a worker: it leaves them to a goroutine.
+// resend is for bytes that a batch could not send: a goroutine of its own waits for room.
 func (d *directIO) resend() {
 	go func() {
 		d.out.Lock()

@@ -105,8 +105,6 @@ type stager struct {
 	sending bool // a goroutine sends, or is about to
 	filling *stageBatch
 	spare   *stageBatch   // while none is being sent
-	sent    *stageBatch   // being sent
-	begun   uint64        // number of the last batch that was taken to be sent
 	done    uint64        // number of the last one whose enter is over
 	changed chan struct{} // closed when done has moved, if somebody waits for that
 	started time.Time     // when filling got its first write
@@ -192,7 +190,7 @@ func (c *stagedSend) take(p []byte) bool {
 		if c.direct++; c.direct%stageProbeEvery != 0 {
 			return false
 		}
-		st.active.Store(true) // a probe: until the next flush, everybody stages
+		st.active.Store(true) // a probe: until the next batch is sent, everybody stages
 	}
 	if until := c.until.Load(); until != 0 && until <= time.Now().UnixNano() {
 		return false
@@ -257,14 +255,14 @@ func (st *stager) add(c *stagedSend, p []byte) bool {
 
 // ready makes the driver and the memory when they are first needed.
 func (st *stager) ready() bool {
-	if st.driver != nil {
-		return !st.none
+	if st.driver != nil && !st.none {
+		return true
 	}
+	st.active.Store(false) // until there is one
 	if st.none || !core.SharesSockets || !core.Available {
 		return false
 	}
 	st.none = true
-	st.active.Store(false)
 	config, err := st.config()
 	if err != nil {
 		return false
@@ -423,8 +421,7 @@ func (st *stager) send() {
 	st.mu.Lock()
 	for len(st.filling.entries) > 0 {
 		b := st.filling
-		st.begun = b.seq
-		st.filling, st.spare, st.sent = st.spare, nil, b
+		st.filling, st.spare = st.spare, nil
 		st.filling.seq = b.seq + 1
 		st.judge(len(b.entries), time.Since(st.started))
 		st.putBehind(b)
@@ -433,7 +430,7 @@ func (st *stager) send() {
 		st.mu.Lock()
 		st.stats.Batches++
 		st.stats.Writes += sends
-		st.sent, st.spare, st.done = nil, b, b.seq
+		st.spare, st.done = b, b.seq
 		clear(b.entries)
 		b.entries, b.used = b.entries[:0], 0
 		st.tell()
