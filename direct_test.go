@@ -378,6 +378,26 @@ func TestStager_FindsOutWhetherItPays(t *testing.T) {
 	require.True(t, on.active.Load())
 }
 
+// Goal: without a driver nothing is staged, and the attempt is not made at every write.
+func TestStager_NoDriver(t *testing.T) {
+	asked := 0
+	st := newStager(StageOn, func() (core.Config, error) {
+		asked++
+		return core.Config{}, errors.New("none")
+	})
+	a, b := connected(t)
+	c := newTCPConn(a.tcp, "tcp", nil, st)
+	for range 2 * stageProbeEvery {
+		require.NoError(t, second(c.Write([]byte("x"))))
+	}
+	require.False(t, st.active.Load())
+	require.LessOrEqual(t, asked, 1)
+	require.Zero(t, st.counted())
+	got := make([]byte, 2*stageProbeEvery)
+	_, err := io.ReadFull(b, got)
+	require.NoError(t, err)
+}
+
 // Goal: connections outlive the runtime that staged their writes.
 func TestStager_RuntimeEnds(t *testing.T) {
 	skipWithoutStaging(t)
