@@ -380,6 +380,7 @@ func TestStager_FindsOutWhetherItPays(t *testing.T) {
 
 // Goal: without a driver nothing is staged, and the attempt is not made at every write.
 func TestStager_NoDriver(t *testing.T) {
+	skipWithoutStaging(t)
 	asked := 0
 	st := newStager(StageOn, func() (core.Config, error) {
 		asked++
