@@ -5,7 +5,6 @@ package tests
 import (
 	"context"
 	"net"
-	"path/filepath"
 	"runtime"
 	"syscall"
 	"testing"
@@ -168,7 +167,7 @@ func TestServer_SeveralAddresses(t *testing.T) {
 		srv := startEcho(t, rt, sh.listen, door)
 		first := srv.Addr()
 		require.Equal(t, []net.Addr{first}, srv.Addrs())
-		path := filepath.Join(t.TempDir(), "s")
+		path := socketPath(t)
 		added, err := srv.Add(t.Context(), "tcp4", "127.0.0.1:0")
 		require.NoError(t, err)
 		want := []net.Addr{first, added}

@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,6 +18,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/veloq/veloq"
 )
 
 // TestMain runs the program itself when a test starts this binary again.
@@ -80,6 +83,7 @@ func bulk(args ...string) string {
 }
 
 func TestServer_Commands(t *testing.T) {
+	needWorkers(t)
 	for _, workers := range []string{"1", "3"} {
 		t.Run(workers, func(t *testing.T) {
 			conn := dial(t, start(t, workers))
@@ -110,6 +114,7 @@ func TestServer_Commands(t *testing.T) {
 
 // Every command cut at every place arrives whole; what is no command ends the connection with a word.
 func TestServer_PiecesAndNonsense(t *testing.T) {
+	needWorkers(t)
 	addr := start(t, "2")
 	conn := dial(t, addr)
 	text := bulk("SET", "key", "value")
@@ -132,6 +137,7 @@ func TestServer_PiecesAndNonsense(t *testing.T) {
 
 // Goal: an INCR is done once, whoever's connection it comes by and wherever the key is.
 func TestServer_ManyClientsOnOneKey(t *testing.T) {
+	needWorkers(t)
 	addr := start(t, "3")
 	const clients, each, pipeline = 16, 50, 20
 	var wg sync.WaitGroup
@@ -162,6 +168,7 @@ func TestServer_ManyClientsOnOneKey(t *testing.T) {
 }
 
 func TestServer_RedisBenchmark(t *testing.T) {
+	needWorkers(t)
 	tool, err := exec.LookPath("redis-benchmark")
 	if err != nil {
 		t.Skip("redis-benchmark is not installed: ", err)
@@ -180,4 +187,16 @@ func TestServer_RedisBenchmark(t *testing.T) {
 		}
 		require.NotContains(t, string(out), "Error")
 	}
+}
+
+// needWorkers skips where the build has no workers.
+func needWorkers(t *testing.T) {
+	t.Helper()
+	rt, err := veloq.New(veloq.Config{Workers: 1})
+	var refused *veloq.DriverError
+	if errors.As(err, &refused) && refused.Step == "build" {
+		t.Skip(err)
+	}
+	require.NoError(t, err)
+	require.NoError(t, rt.Close())
 }

@@ -89,16 +89,26 @@ func noLeak(t *testing.T) {
 	})
 }
 
-// warmUp opens what a process opens once and keeps: the poller's descriptors, and the runtime that
-// staged writes start.
+// warmed is how many staged writes were warmUp's.
+var warmed uint64
+
+// warmUp opens what a process opens once and keeps: the poller's descriptors, and the ring of staged
+// writes.
 var warmUp = func() func(t *testing.T) {
 	var once sync.Once
 	return func(t *testing.T) {
 		once.Do(func() {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			require.NoError(t, err)
-			require.NoError(t, l.Close())
-			_, _ = veloq.Default()
+			defer func() { require.NoError(t, l.Close()) }()
+			c, err := veloq.Dial("tcp", l.Addr().String())
+			require.NoError(t, err)
+			for range 200 { // one of them probes
+				_, err := c.Write([]byte{1})
+				require.NoError(t, err)
+			}
+			require.NoError(t, c.Close())
+			warmed = veloq.DefaultStageStats().Writes
 		})
 	}
 }()
