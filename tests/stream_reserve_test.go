@@ -159,6 +159,9 @@ func TestStream_MallocRefused(t *testing.T) {
 // Goal: a Flush that waits for a peer who doesn't read ends with its deadline, its stream's close or its
 // task, having sent nothing; meanwhile nobody else reserves.
 func TestStream_FlushEndedWhileItWaits(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a send there takes more than the socket's buffer, so that a Flush need not wait")
+	}
 	noLeak(t)
 	for _, how := range []string{"deadline", "close", "cancel"} {
 		t.Run(how, func(t *testing.T) {
