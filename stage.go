@@ -24,7 +24,7 @@ const (
 	// StageAuto stages while several goroutines write at about the same time, which saves system
 	// calls, and else writes at once.
 	StageAuto StageMode = iota
-	// StageOn stages every write of up to 16 KiB.
+	// StageOn stages every write of up to 2 KiB.
 	StageOn
 	// StageOff stages none.
 	StageOff
@@ -67,7 +67,9 @@ func stageFromEnvironment() (StageMode, error) {
 }
 
 const (
-	// stageMax is the longest write that is staged, and the most bytes of a connection in a batch.
+	// stageWriteMax is the longest write that is staged: a longer one costs more to copy than the call.
+	stageWriteMax = 2 << 10
+	// stageMax is the most bytes of a connection in a batch.
 	stageMax = inlineMax
 	// stageArenaBytes is the size of a batch's memory.
 	stageArenaBytes = 1 << 20
@@ -183,7 +185,7 @@ func newStager(mode StageMode, config func() (core.Config, error)) *stager {
 // take stages p, if that is what is done now; otherwise the caller sends it, after clear.
 func (c *stagedSend) take(p []byte) bool {
 	st := c.st
-	if len(p) > stageMax {
+	if len(p) > stageWriteMax {
 		return false
 	}
 	if !st.active.Load() {
