@@ -50,8 +50,7 @@ type BlockingStats struct {
 // With a *Context or *TaskScope: Worker only. With a *Runtime: Any goroutine.
 func SpawnBlocking[T any](s Spawner, fn func(ctx context.Context) (T, error)) *JoinHandle[T] {
 	h := &JoinHandle[T]{}
-	h.self = h
-	h.ctx.t = &h.task
+	h.init(h, 1)
 	job := &blockingJob{t: &h.task}
 	job.run = func(ctx context.Context) { h.result, h.err = fn(ctx) }
 	h.blocking = job
@@ -151,11 +150,7 @@ func (j *blockingJob) end(failure error) {
 	if pe, ok := failure.(*PanicError); ok && t.scope == nil {
 		t.self.panicked(j.rt, pe)
 	}
-	t.ctx.finish()
-	t.self.(joinable).tellJoiners(nil)
-	if t.scope != nil {
-		t.scope.childEnded(nil, t)
-	}
+	(*worker)(nil).tellEnd(t)
 }
 
 // call makes the call, whatever becomes of it.

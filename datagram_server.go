@@ -191,12 +191,9 @@ func (s *DatagramServer) adopt(w *worker, o openedDatagram) {
 		return
 	}
 	st := &datagramTask{d: d}
-	st.self = st
-	st.detached = true
-	st.ctx.t, st.ctx.w, st.ctx.values = &st.task, w, s.ctx
+	st.init(st, 0)
 	s.alive.Add(1)
-	w.load.Add(1)
-	w.start(&st.task)
+	w.serve(&st.task, s.ctx)
 }
 
 // datagramTask is the task of a server's socket.

@@ -99,9 +99,8 @@ func (w *worker) drainInbox() {
 		if n == nil {
 			return
 		}
-		now := n
-		n = n.next // before now is carried out, which may post it again
-		switch n := now; {
+		next := n.next // before n is carried out, which may post it again
+		switch {
 		case n.start != nil:
 			w.inbox.starts.Add(-1)
 			w.arrive(n.start)
@@ -113,6 +112,7 @@ func (w *worker) drainInbox() {
 		case n.do != nil:
 			n.do(w)
 		}
+		n = next
 	}
 	if w.inboxRest = n; n != nil {
 		w.stats.budgetInbox++

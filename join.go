@@ -8,7 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/veloq/veloq/internal/debugtag"
 	"github.com/veloq/veloq/internal/gid"
 )
 
@@ -68,9 +67,9 @@ func SpawnTo[T any](s Spawner, worker int, fn func(*Context) (T, error)) *JoinHa
 	return spawn(s, worker, fn)
 }
 
-// Go starts fn as a task that nobody joins, on the worker of s where s is a *Context: a panic goes to Config.OnPanic at once, whose default
-// crashes the program, as a goroutine's panic does. The error is that of a task that could not be
-// started. With a *Context or *TaskScope: Worker only. With a *Runtime: Any goroutine.
+// Go starts fn as a task that nobody joins, on the worker of s where s is a *Context: a panic goes to
+// Config.OnPanic at once, whose default crashes the program, as a goroutine's panic does. The error is
+// that of a task that could not be started. With a *Context or *TaskScope: Worker only. With a *Runtime: Any goroutine.
 func Go(s Spawner, fn func(*Context)) error {
 	t := newDetached(fn)
 	return s.submit(t, anyWorker)
@@ -78,11 +77,7 @@ func Go(s Spawner, fn func(*Context)) error {
 
 func spawn[T any](s Spawner, target int, fn func(*Context) (T, error)) *JoinHandle[T] {
 	h := &JoinHandle[T]{fn: fn}
-	h.self = h
-	h.ctx.t = &h.task
-	if debugtag.Enabled {
-		h.noteCreation()
-	}
+	h.init(h, 2)
 	if err := s.submit(&h.task, target); err != nil {
 		h.err = err
 		h.ctx.finish()
@@ -102,13 +97,18 @@ func (h *JoinHandle[T]) outcome() error { return h.err }
 
 // panicked keeps the panic for a join; should the handle become garbage first, it is reported.
 func (h *JoinHandle[T]) panicked(rt *Runtime, failure *PanicError) {
+	h.done.joined = reportUnlessJoined(h, rt, failure)
+}
+
+// reportUnlessJoined reports the failure when handle is garbage and nobody has set what it returns.
+func reportUnlessJoined[H any](handle *H, rt *Runtime, failure *PanicError) *atomic.Bool {
 	joined := &atomic.Bool{}
-	h.done.joined = joined
-	runtime.AddCleanup(h, func(joined *atomic.Bool) {
+	runtime.AddCleanup(handle, func(joined *atomic.Bool) {
 		if !joined.Load() {
 			rt.reportPanic(failure)
 		}
 	}, joined)
+	return joined
 }
 
 // Join parks the task until the other one has ended and returns its result. An error is the other
@@ -215,12 +215,8 @@ type detached struct {
 
 func newDetached(fn func(*Context)) *task {
 	d := &detached{fn: fn}
-	d.self = d
-	d.ctx.t = &d.task
+	d.init(d, 2)
 	d.task.detached = true
-	if debugtag.Enabled {
-		d.noteCreation()
-	}
 	return &d.task
 }
 

@@ -3,7 +3,6 @@ package veloq
 // Tasks that are joined on their own worker: handles without atomics.
 
 import (
-	"runtime"
 	"slices"
 	"sync/atomic"
 )
@@ -31,8 +30,7 @@ type LocalSpawner interface {
 // only.
 func SpawnLocal[T any](s LocalSpawner, fn func(*Context) (T, error)) *LocalHandle[T] {
 	h := &LocalHandle[T]{fn: fn}
-	h.self = h
-	h.ctx.t = &h.task
+	h.init(h, 1)
 	if err := s.submit(&h.task, anyWorker); err != nil {
 		h.err, h.ended = err, true
 		h.ctx.w = s.home()
@@ -48,12 +46,7 @@ func (h *LocalHandle[T]) runTask(c *Context) {
 func (h *LocalHandle[T]) outcome() error { return h.err }
 
 func (h *LocalHandle[T]) panicked(rt *Runtime, failure *PanicError) {
-	h.joined = &atomic.Bool{}
-	runtime.AddCleanup(h, func(joined *atomic.Bool) {
-		if !joined.Load() {
-			rt.reportPanic(failure)
-		}
-	}, h.joined)
+	h.joined = reportUnlessJoined(h, rt, failure)
 }
 
 // tellJoiners implements joinable.

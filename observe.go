@@ -121,10 +121,11 @@ func (t *task) noted() *taskNotes {
 	return t.notes
 }
 
-// noteCreation keeps the stack of who makes the task.
-func (t *task) noteCreation() {
+// noteCreation keeps the stack of who asked for the task, who called init by way of so many frames.
+func (t *task) noteCreation(frames int) {
+	const own = 3 // runtime.Callers, this function, init
 	pcs := make([]uintptr, 32)
-	t.noted().created = pcs[:runtime.Callers(4, pcs)]
+	t.noted().created = pcs[:runtime.Callers(own+frames, pcs)]
 }
 
 // notePark keeps the stack of what the task waits in.

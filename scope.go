@@ -91,8 +91,7 @@ func (s *TaskScope) Context() *Context { return &s.ctx }
 // or ErrWrongWorker. Worker only.
 func (s *TaskScope) Go(fn func(*Context) error) error {
 	child := &scopeTask{fn: fn}
-	child.self = child
-	child.ctx.t = &child.task
+	child.init(child, 1)
 	child.detached = true
 	return s.submit(&child.task, anyWorker)
 }

@@ -345,11 +345,16 @@ func (b *binding) adopt(w *worker, fd int32) {
 	}
 	conn.armRecv()
 	st := &serveTask{s: conn}
-	st.self = st
-	st.detached = true
-	st.ctx.t, st.ctx.w, st.ctx.values = &st.task, w, s.ctx
+	st.init(st, 0)
+	w.serve(&st.task, s.ctx)
+}
+
+// serve starts a server's task, which sees the values of ctx.
+func (w *worker) serve(t *task, ctx context.Context) {
+	t.detached = true
+	t.ctx.w, t.ctx.values = w, ctx
 	w.load.Add(1)
-	w.start(&st.task)
+	w.start(t)
 }
 
 // serveTask is the task of a server's connection.

@@ -80,6 +80,16 @@ type runner interface {
 	panicked(rt *Runtime, failure *PanicError)
 }
 
+// init makes t the task of self, which it is embedded in. frames is how many calls lie between this one
+// and the code that asked for the task.
+func (t *task) init(self runner, frames int) {
+	t.self = self
+	t.ctx.t = t
+	if debugtag.Enabled {
+		t.noteCreation(frames)
+	}
+}
+
 // err returns why the task must not wait now: its own end, or that of the part of it that runs. Every
 // wait asks this, not the Context that it was given.
 func (t *task) err() error {
@@ -303,7 +313,8 @@ func (w *worker) endTask(t *task) {
 	w.tellEnd(t)
 }
 
-// tellEnd lets everybody know who waits for the task's end, however it came.
+// tellEnd lets everybody know who waits for the task's end, however it came. w is the worker that calls,
+// nil from the blocking pool.
 func (w *worker) tellEnd(t *task) {
 	if t.follows != nil {
 		t.follows.end()

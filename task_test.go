@@ -38,3 +38,26 @@ func TestTask_GoexitLeavesNothing(t *testing.T) {
 	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines+2)
 	require.LessOrEqual(t, stacks(), before+1<<20)
 }
+
+// Goal: a worker that ends tells everybody who waits for what it will not do any more: also those whose
+// notes lie behind others that a full turn had left over.
+func TestWorker_RefusesAllThatCameLate(t *testing.T) {
+	rt := &Runtime{config: Config{Workers: 1}}
+	w := newWorker(rt, 0)
+	rt.workers = []*worker{w}
+	note := func() (*JoinHandle[int], *note) {
+		h := &JoinHandle[int]{}
+		h.init(h, 0)
+		return h, &note{start: &h.task}
+	}
+	left, first := note()
+	late, second := note()
+	w.inboxRest = first
+	w.inbox.push(second)
+	w.refuseLate()
+	for _, h := range []*JoinHandle[int]{left, late} {
+		_, err, ended := h.TryResult()
+		require.True(t, ended)
+		require.ErrorIs(t, err, ErrClosed)
+	}
+}

@@ -440,13 +440,14 @@ func (w *worker) refuseLate() {
 	for w.meshWaiting() {
 		w.drainMesh()
 	}
-	late := w.takeNotes()
-	for n := late; n != nil; n = n.next {
-		if n.start != nil {
-			w.arrive(n.start)
-		}
-		if n.do != nil {
-			n.do(w)
+	for n := w.takeNotes(); n != nil; n = w.takeNotes() { // what was left over, then what came since
+		for ; n != nil; n = n.next {
+			if n.start != nil {
+				w.arrive(n.start)
+			}
+			if n.do != nil {
+				n.do(w)
+			}
 		}
 	}
 }

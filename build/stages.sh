@@ -137,10 +137,13 @@ each_file() { # each_file LIST COMMAND...: one run of the command over all of th
 # stage c: C library and tests with warnings as errors, headers one by one, the model
 stage_c() { c_test dev; }
 
-# stage go: go vet and the Go tests of the root module
+# stage go: go vet and the Go tests of the root module; those of buffers and tasks in the debug build too
 stage_go() {
+	local status=0
 	check 'go vet' go vet ./...
-	go_test
+	go_test || status=$?
+	go_test_core -tags veloq_debug -short -run 'Pool|Lease|Limits|Runtime|Task|Scope' || status=$?
+	return $status
 }
 
 # stage epoll: the Go tests on the driver for machines without io_uring
