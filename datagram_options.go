@@ -59,26 +59,11 @@ func (d *Datagram) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-func (d *Datagram) setOption(option, value int32) error {
-	if err := d.check("set"); err != nil {
-		return err
-	}
-	if err := core.SetOption(d.fd, option, value); err != nil {
-		return d.opError("set", os.NewSyscallError("setsockopt", sysErr(err)))
-	}
-	return nil
-}
+func (d *Datagram) descriptor() int32 { return d.fd }
 
-func (d *Datagram) option(option int32) (int32, error) {
-	if err := d.check("get"); err != nil {
-		return 0, err
-	}
-	v, err := core.GetOption(d.fd, option)
-	if err != nil {
-		return 0, d.opError("get", os.NewSyscallError("getsockopt", sysErr(err)))
-	}
-	return v, nil
-}
+func (d *Datagram) setOption(option, value int32) error { return setOptionOf(d, option, value) }
+
+func (d *Datagram) option(option int32) (int32, error) { return optionOf(d, option) }
 
 // SetGRO has the kernel put datagrams of one sender that arrive together into one Packet: UDP_GRO,
 // udp(7). Where the kernel has no such thing it returns false, and each comes in a Packet of its own.
@@ -225,26 +210,5 @@ func (d *Datagram) SyscallConn() (syscall.RawConn, error) {
 	if err := d.check("raw-control"); err != nil {
 		return nil, err
 	}
-	return rawDatagram{d}, nil
-}
-
-type rawDatagram struct{ d *Datagram }
-
-// Control implements syscall.RawConn. The descriptor is valid until f returns. Worker only.
-func (r rawDatagram) Control(f func(fd uintptr)) error {
-	if err := r.d.check("raw-control"); err != nil {
-		return err
-	}
-	f(uintptr(r.d.fd))
-	return nil
-}
-
-// Read implements syscall.RawConn.
-func (r rawDatagram) Read(func(uintptr) bool) error {
-	return r.d.opError("raw-read", errors.ErrUnsupported)
-}
-
-// Write implements syscall.RawConn.
-func (r rawDatagram) Write(func(uintptr) bool) error {
-	return r.d.opError("raw-write", errors.ErrUnsupported)
+	return rawOwned{d}, nil
 }

@@ -6,8 +6,6 @@ import (
 	"context"
 	"net"
 	"net/netip"
-	"runtime/debug"
-	"sync"
 	"sync/atomic"
 
 	"github.com/veloq/veloq/internal/core"
@@ -58,9 +56,7 @@ type DatagramServer struct {
 	alive    atomic.Int64    // sockets, and tasks, that have not ended, and 1 until stop
 	stopping atomic.Bool
 
-	mu   sync.Mutex
-	err  error
-	done chan struct{}
+	end ending
 }
 
 // ServeDatagram opens a socket on address on each worker and runs fn as a task for each; the socket is
@@ -116,7 +112,7 @@ func (lc *ListenConfig) startDatagram(ctx context.Context, s *DatagramServer, ne
 	}
 	s.ctx, s.addr = ctx, opened[0].local
 	s.sockets = make([]*Datagram, len(s.rt.workers))
-	s.done = make(chan struct{})
+	s.end.done = make(chan struct{})
 	if s.handler != nil {
 		s.contexts = newHandlerContexts(s.rt, s.ctx)
 	}
@@ -222,10 +218,7 @@ func (st *datagramTask) panicked(rt *Runtime, failure *PanicError) { rt.reportPa
 func (s *DatagramServer) run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, s.stop)
 	defer stop()
-	<-s.done
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err
+	return s.end.wait()
 }
 
 // Addr returns the address that the server's sockets are bound to.
@@ -235,18 +228,13 @@ func (s *DatagramServer) Addr() net.Addr { return s.addr }
 // goes out, for Config.CloseTimeout at most. It returns when all have ended. Blocks.
 func (s *DatagramServer) Close() {
 	s.stop()
-	<-s.done
+	<-s.end.done
 }
 
 // Shutdown is Close that waits until ctx is done at most, and returns the context's error then. Blocks.
 func (s *DatagramServer) Shutdown(ctx context.Context) error {
 	s.stop()
-	select {
-	case <-s.done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return s.end.within(ctx)
 }
 
 func (s *DatagramServer) stop() {
@@ -275,58 +263,27 @@ func (s *DatagramServer) stopOn(w *worker) {
 
 // failed ends the server for an error of one of its sockets.
 func (s *DatagramServer) failed(err error) {
-	s.mu.Lock()
-	if s.err == nil {
-		s.err = err
-	}
-	s.mu.Unlock()
+	s.end.because(err)
 	s.stop()
 }
 
 // socketEnded accounts for what is gone; the last one of all ends the server.
 func (s *DatagramServer) socketEnded() {
 	if s.alive.Add(-1) == 0 {
-		s.finish()
+		s.end.finish(s.rt, s, s.contexts)
 	}
 }
 
-func (s *DatagramServer) finish() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	select {
-	case <-s.done:
-	default:
-		if s.err == nil && s.rt.closing.Load() {
-			s.err = ErrClosed
-		}
-		s.contexts.end()
-		close(s.done)
-		s.rt.removeServer(s)
-	}
-}
-
-// end is for a server whose runtime has ended: nothing of it is left.
-func (s *DatagramServer) end() { s.finish() }
-
-// recovered is deferred around every callback.
-func (d *Datagram) recovered() {
-	if d.w.rt.config.OnPanic == nil {
-		return // the panic goes on, with the handler's stack
-	}
-	if value := recover(); value != nil {
-		pe := &PanicError{Value: value, Stack: debug.Stack()}
-		d.w.rt.reportPanic(pe)
-		d.close(pe)
-	}
-}
+// runtimeEnded implements served: nothing of the server is left.
+func (s *DatagramServer) runtimeEnded() { s.end.finish(s.rt, s, s.contexts) }
 
 func (d *Datagram) tellOpen() {
-	defer d.recovered()
+	defer d.w.recovered(d)
 	d.server.handler.OnOpen(d.server.contexts.of(d.w), d)
 }
 
 func (d *Datagram) tellPackets(ps []Packet) {
-	defer d.recovered()
+	defer d.w.recovered(d)
 	d.server.handler.OnPackets(d.server.contexts.of(d.w), d, ps)
 }
 
@@ -334,7 +291,7 @@ func (d *Datagram) tellWritable() {
 	if !d.handled || d.closed {
 		return
 	}
-	defer d.recovered()
+	defer d.w.recovered(d)
 	d.server.handler.OnWritable(d.server.contexts.of(d.w), d)
 }
 
@@ -342,6 +299,6 @@ func (d *Datagram) tellClosed() {
 	if !d.handled {
 		return
 	}
-	defer d.recovered()
+	defer d.w.recovered(d)
 	d.server.handler.OnClose(d.server.contexts.of(d.w), d, d.closeErr)
 }

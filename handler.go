@@ -79,25 +79,30 @@ func (cs handlerContexts) end() {
 	}
 }
 
-// recovered is deferred around every callback.
-func (s *Stream) recovered() {
-	if s.w.rt.config.OnPanic == nil {
+// closer is what a handler's panic closes.
+type closer interface {
+	close(why error)
+}
+
+// recovered is deferred around every callback about c.
+func (w *worker) recovered(c closer) {
+	if w.rt.config.OnPanic == nil {
 		return // the panic goes on, with the handler's stack
 	}
 	if value := recover(); value != nil {
 		pe := &PanicError{Value: value, Stack: debug.Stack()}
-		s.w.rt.reportPanic(pe)
-		s.close(pe)
+		w.rt.reportPanic(pe)
+		c.close(pe)
 	}
 }
 
 func (s *Stream) tellOpen() {
-	defer s.recovered()
+	defer s.w.recovered(s)
 	s.at.server.handler.OnOpen(s.at.server.contexts.of(s.w), s)
 }
 
 func (s *Stream) tellData(l Lease) {
-	defer s.recovered()
+	defer s.w.recovered(s)
 	if err := s.at.server.handler.OnData(s.at.server.contexts.of(s.w), s, l); err != nil {
 		s.close(err)
 	}
@@ -107,7 +112,7 @@ func (s *Stream) tellWritable() {
 	if !s.handled || s.closed {
 		return
 	}
-	defer s.recovered()
+	defer s.w.recovered(s)
 	s.at.server.handler.OnWritable(s.at.server.contexts.of(s.w), s)
 }
 
@@ -115,6 +120,6 @@ func (s *Stream) tellClosed() {
 	if !s.handled {
 		return
 	}
-	defer s.recovered()
+	defer s.w.recovered(s)
 	s.at.server.handler.OnClose(s.at.server.contexts.of(s.w), s, s.closeErr)
 }

@@ -44,8 +44,6 @@ func (e *DriverError) Unwrap() error { return e.Err }
 
 var stepNames = [...]string{"", "config", "setup", "probe", "ops", "buffers", "doorbell"}
 
-var driverNames = [...]string{"auto", "uring", "epoll", "iocp"}
-
 func noDriverError() error {
 	return &DriverError{
 		Step:  "build",

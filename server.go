@@ -29,9 +29,8 @@ type Server struct {
 	stopping atomic.Bool
 	aborting atomic.Bool
 
-	mu   sync.Mutex
-	err  error
-	done chan struct{}
+	mu  sync.Mutex // guards changes of bindings, and stopping's
+	end ending
 }
 
 // placed is a counter on a cache line of its own that any worker moves.
@@ -95,7 +94,7 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 	s.config = *lc
 	s.open = make([]padded, len(s.rt.workers))
 	s.placed = make([]placed, len(s.rt.workers))
-	s.done = make(chan struct{})
+	s.end.done = make(chan struct{})
 	s.bindings.Store(new([]*binding))
 	s.alive.Store(1)
 	b, fds, err := s.bind(ctx, network, address)
@@ -117,10 +116,7 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 func (s *Server) run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { s.abort(ctx.Err()) })
 	defer stop()
-	<-s.done
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err
+	return s.end.wait()
 }
 
 // Add has the server listen on one more address, with the settings that it was started with, and
@@ -161,19 +157,14 @@ func (s *Server) Conns() int { return int(s.conns.Load()) }
 // it. It returns when all have ended. Blocks.
 func (s *Server) Close() {
 	s.abort(context.Canceled)
-	<-s.done
+	<-s.end.done
 }
 
 // Shutdown stops listening and waits until the connections have ended by themselves, or ctx is done:
 // then it returns the context's error, and the connections go on. Blocks.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop()
-	select {
-	case <-s.done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return s.end.within(ctx)
 }
 
 // stop ends the listening.
@@ -230,11 +221,7 @@ func (s *Server) abortConns(w *worker, cause error) {
 
 // failed ends the server for a listener's error.
 func (s *Server) failed(err error) {
-	s.mu.Lock()
-	if s.err == nil {
-		s.err = err
-	}
-	s.mu.Unlock()
+	s.end.because(err)
 	s.stop()
 }
 
@@ -272,20 +259,8 @@ func (s *Server) connEnded(w *worker) {
 }
 
 func (s *Server) maybeDone() {
-	if s.alive.Load() != 0 || s.conns.Load() != 0 {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	select {
-	case <-s.done:
-	default:
-		if s.err == nil && s.rt.closing.Load() {
-			s.err = ErrClosed
-		}
-		s.contexts.end()
-		close(s.done)
-		s.rt.removeServer(s)
+	if s.alive.Load() == 0 && s.conns.Load() == 0 {
+		s.end.finish(s.rt, s, s.contexts)
 	}
 }
 
@@ -376,8 +351,8 @@ func (st *serveTask) runTask(c *Context) {
 
 func (st *serveTask) panicked(rt *Runtime, failure *PanicError) { rt.reportPanic(failure) }
 
-// end is for a server whose runtime has ended: nothing of it is left.
-func (s *Server) end() {
+// runtimeEnded implements served: nothing of the server is left.
+func (s *Server) runtimeEnded() {
 	s.alive.Store(0)
 	s.conns.Store(0)
 	s.maybeDone()

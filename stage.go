@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,27 +31,18 @@ const (
 	StageOff
 )
 
+var stageNames = [...]string{"auto", "on", "off"} // by StageMode
+
 // String returns the mode's name.
-func (m StageMode) String() string {
-	switch m {
-	case StageAuto:
-		return "auto"
-	case StageOn:
-		return "on"
-	case StageOff:
-		return "off"
-	}
-	return fmt.Sprintf("StageMode(%d)", uint8(m))
-}
+func (m StageMode) String() string { return nameOf(stageNames[:], uint8(m), "StageMode") }
 
 // ParseStageMode returns the mode of that name: "auto", "on", "off".
 func ParseStageMode(name string) (StageMode, error) {
-	for _, m := range []StageMode{StageAuto, StageOn, StageOff} {
-		if m.String() == name {
-			return m, nil
-		}
+	i := slices.Index(stageNames[:], name)
+	if i < 0 {
+		return StageAuto, fmt.Errorf("veloq: unknown stage mode %q: auto, on or off", name)
 	}
-	return StageAuto, fmt.Errorf("veloq: unknown stage mode %q: auto, on or off", name)
+	return StageMode(i), nil
 }
 
 // stageFromEnvironment returns VELOQ_STAGE's mode.
@@ -282,6 +274,7 @@ func (st *stager) ready() bool {
 		mem := core.Alloc(stageArenaBytes)
 		if mem == nil {
 			driver.Destroy()
+			st.freeBatches()
 			return false
 		}
 		*b = &stageBatch{mem: unsafe.Slice((*byte)(mem), stageArenaBytes)}
@@ -553,8 +546,15 @@ func (st *stager) close() {
 	}
 	st.driver.Destroy()
 	st.driver = nil
-	for _, b := range []*stageBatch{st.filling, st.spare} {
-		core.Free(unsafe.Pointer(&b.mem[0]))
+	st.freeBatches()
+}
+
+// freeBatches frees what ready made of them. None is being sent.
+func (st *stager) freeBatches() {
+	for _, b := range []**stageBatch{&st.filling, &st.spare} {
+		if *b != nil {
+			core.Free(unsafe.Pointer(&(*b).mem[0]))
+			*b = nil
+		}
 	}
-	st.filling, st.spare = nil, nil
 }

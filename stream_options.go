@@ -3,36 +3,19 @@ package veloq
 // Socket options of a live Stream, and its two halves.
 
 import (
-	"errors"
 	"math"
 	"net"
-	"os"
 	"syscall"
 	"time"
 
 	"github.com/veloq/veloq/internal/core"
 )
 
-func (s *Stream) setOption(option, value int32) error {
-	if err := s.check("set"); err != nil {
-		return err
-	}
-	if err := core.SetOption(s.fd, option, value); err != nil {
-		return s.opError("set", os.NewSyscallError("setsockopt", sysErr(err)))
-	}
-	return nil
-}
+func (s *Stream) descriptor() int32 { return s.fd }
 
-func (s *Stream) option(option int32) (int32, error) {
-	if err := s.check("get"); err != nil {
-		return 0, err
-	}
-	v, err := core.GetOption(s.fd, option)
-	if err != nil {
-		return 0, s.opError("get", os.NewSyscallError("getsockopt", sysErr(err)))
-	}
-	return v, nil
-}
+func (s *Stream) setOption(option, value int32) error { return setOptionOf(s, option, value) }
+
+func (s *Stream) option(option int32) (int32, error) { return optionOf(s, option) }
 
 func boolInt(b bool) int32 {
 	if b {
@@ -159,28 +142,7 @@ func (s *Stream) SyscallConn() (syscall.RawConn, error) {
 	if err := s.check("raw-control"); err != nil {
 		return nil, err
 	}
-	return rawStream{s}, nil
-}
-
-type rawStream struct{ s *Stream }
-
-// Control implements syscall.RawConn. The descriptor is valid until f returns. Worker only.
-func (r rawStream) Control(f func(fd uintptr)) error {
-	if err := r.s.check("raw-control"); err != nil {
-		return err
-	}
-	f(uintptr(r.s.fd))
-	return nil
-}
-
-// Read implements syscall.RawConn.
-func (r rawStream) Read(func(uintptr) bool) error {
-	return r.s.opError("raw-read", errors.ErrUnsupported)
-}
-
-// Write implements syscall.RawConn.
-func (r rawStream) Write(func(uintptr) bool) error {
-	return r.s.opError("raw-write", errors.ErrUnsupported)
+	return rawOwned{s}, nil
 }
 
 // Split returns the stream's two halves, for two tasks of its worker. Closing the write half sends

@@ -33,29 +33,26 @@ const (
 	DriverIOCP                // a Windows completion port
 )
 
+var driverNames = [...]string{"auto", "uring", "epoll", "iocp"} // by Driver
+
 // String returns the driver's name.
-func (d Driver) String() string {
-	switch d {
-	case DriverAuto:
-		return "auto"
-	case DriverURing:
-		return "uring"
-	case DriverEpoll:
-		return "epoll"
-	case DriverIOCP:
-		return "iocp"
-	}
-	return fmt.Sprintf("Driver(%d)", uint8(d))
-}
+func (d Driver) String() string { return nameOf(driverNames[:], uint8(d), "Driver") }
 
 // ParseDriver returns the driver of that name: "auto", "uring", "epoll", "iocp".
 func ParseDriver(name string) (Driver, error) {
-	for _, d := range []Driver{DriverAuto, DriverURing, DriverEpoll, DriverIOCP} {
-		if d.String() == name {
-			return d, nil
-		}
+	i := slices.Index(driverNames[:], name)
+	if i < 0 {
+		return DriverAuto, fmt.Errorf("veloq: unknown driver %q", name)
 	}
-	return DriverAuto, fmt.Errorf("veloq: unknown driver %q", name)
+	return Driver(i), nil
+}
+
+// nameOf is String for types whose values have names.
+func nameOf(names []string, value uint8, kind string) string {
+	if int(value) < len(names) {
+		return names[value]
+	}
+	return fmt.Sprintf("%s(%d)", kind, value)
 }
 
 // Config says how a runtime is made. The zero value of each field is its default.
@@ -398,7 +395,7 @@ func (rt *Runtime) finish() {
 		rt.mesh.free()
 	}
 	for s := range servers {
-		s.end()
+		s.runtimeEnded()
 	}
 	close(rt.closed)
 }
@@ -451,8 +448,8 @@ func (rt *Runtime) idle() bool {
 // A served is a Server or a DatagramServer.
 type served interface {
 	Shutdown(ctx context.Context) error
-	// end is called when the runtime has ended.
-	end()
+	// runtimeEnded is called when the runtime has ended.
+	runtimeEnded()
 }
 
 func (rt *Runtime) addServer(s served) bool {
