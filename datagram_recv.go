@@ -76,7 +76,7 @@ func (d *Datagram) onRecv(res int32, flags uint32) {
 	if flags&core.CQEBuffer != 0 {
 		d.take(d.w.packets.take(core.BufferIndex(flags), max(res, 0), 0))
 	} else if res < 0 {
-		d.onRecvError(-res)
+		d.onRecvError(res)
 	}
 	switch {
 	case r.armed:
@@ -120,12 +120,12 @@ func (d *Datagram) take(l Lease) {
 	}
 }
 
-func (d *Datagram) onRecvError(errno int32) {
+func (d *Datagram) onRecvError(res int32) {
 	r := &d.recv
-	switch errno {
-	case core.ErrnoCANCELED, core.ErrnoAGAIN, core.ErrnoINTR:
+	switch {
+	case undone(res):
 		// Armed again, if anything still wants it.
-	case core.ErrnoNOBUFS, core.ErrnoNOMEM:
+	case res == -core.ErrnoNOBUFS, res == -core.ErrnoNOMEM:
 		d.w.stats.noBuffers++
 		if !d.closed && !r.starving {
 			r.starving = true
@@ -134,7 +134,7 @@ func (d *Datagram) onRecvError(errno int32) {
 	default:
 		d.w.stats.packetErrors++
 		r.errors++
-		err := d.sysError("read", core.NameRecv, -errno)
+		err := d.sysError("read", core.NameRecv, res)
 		if !d.handled {
 			r.err = err
 			d.w.wake(r.reader)

@@ -489,8 +489,7 @@ func (d *Datagram) sent(b *packetBlock, owned bool, res int32) {
 		d.out.vain = false
 		d.w.stats.packetsOut++
 	case d.abandoned:
-	case res == -core.ErrnoAGAIN || res == -core.ErrnoINTR || res == -core.ErrnoCANCELED ||
-		res == -core.ErrnoNOMEM:
+	case undone(res) || res == -core.ErrnoNOMEM:
 		d.w.stats.quietShort++
 		d.out.blocked = d.out.blocked || res == -core.ErrnoAGAIN || res == -core.ErrnoNOMEM
 		d.requeue(b, owned)

@@ -421,8 +421,7 @@ func (l *Listener) complete(_ opKind, res int32, flags uint32) {
 	case res >= 0:
 		l.backoff = 0
 		l.take(res)
-	case res == -core.ErrnoCANCELED, res == -core.ErrnoAGAIN, res == -core.ErrnoINTR,
-		res == -core.ErrnoCONNABORTED:
+	case undone(res), res == -core.ErrnoCONNABORTED:
 		// Armed again below.
 	case res == -core.ErrnoMFILE, res == -core.ErrnoNFILE, res == -core.ErrnoNOBUFS,
 		res == -core.ErrnoNOMEM:

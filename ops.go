@@ -203,6 +203,12 @@ func (w *worker) dispatch() {
 	w.completions = w.completions[:0]
 }
 
+// undone reports whether a result says only that nothing was done: cancelled, interrupted, or it would
+// have had to wait. It is asked of every op that is then staged anew, and never shown to anybody.
+func undone(res int32) bool {
+	return res == -core.ErrnoCANCELED || res == -core.ErrnoAGAIN || res == -core.ErrnoINTR
+}
+
 // orphan takes a completion whose owner is gone, and gives back what it carries.
 func (w *worker) orphan(kind opKind, cqe *core.CQE) {
 	w.stats.orphans++

@@ -520,7 +520,7 @@ func (st *stager) complete(e *stageEntry, b *stageBatch, res int32) {
 		return
 	}
 	st.mu.Lock()
-	ended := res < 0 && res != -core.ErrnoCANCELED && res != -core.ErrnoAGAIN && res != -core.ErrnoINTR
+	ended := res < 0 && !undone(res)
 	if ended {
 		e.c.failed = res
 	} else {

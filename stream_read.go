@@ -67,7 +67,7 @@ func (s *Stream) onRecv(res int32, flags uint32) {
 		}
 		s.endRecv(io.EOF)
 	default:
-		s.onRecvError(-res)
+		s.onRecvError(res)
 	}
 	if s.closed {
 		if !s.recvArmed {
@@ -83,11 +83,11 @@ func (s *Stream) onRecv(res int32, flags uint32) {
 	}
 }
 
-func (s *Stream) onRecvError(errno int32) {
-	switch errno {
-	case core.ErrnoCANCELED, core.ErrnoAGAIN, core.ErrnoINTR:
+func (s *Stream) onRecvError(res int32) {
+	switch {
+	case undone(res):
 		// Armed again, if anything still wants it.
-	case core.ErrnoNOBUFS, core.ErrnoNOMEM:
+	case res == -core.ErrnoNOBUFS, res == -core.ErrnoNOMEM:
 		// To arm again at once would fail at once: wait until buffers come back.
 		s.w.stats.noBuffers++
 		if !s.closed && !s.starving {
@@ -95,7 +95,7 @@ func (s *Stream) onRecvError(errno int32) {
 			s.w.buffers.starved = append(s.w.buffers.starved, s)
 		}
 	default:
-		s.endRecv(s.sysError("read", core.NameRead, -errno))
+		s.endRecv(s.sysError("read", core.NameRead, res))
 	}
 }
 

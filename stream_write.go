@@ -602,7 +602,7 @@ func (s *Stream) drained() {
 
 // failedSend reports whether res ends the sending half, and ends it then: nothing more can go out.
 func (s *Stream) failedSend(res int32) bool {
-	if res >= 0 || res == -core.ErrnoCANCELED || res == -core.ErrnoAGAIN || res == -core.ErrnoINTR {
+	if res >= 0 || undone(res) {
 		return false
 	}
 	s.send.failed = s.sysError("write", core.NameWrite, res)
