@@ -2,6 +2,14 @@
  */
 #include "socket_system.h"
 
+const vq__ip_option *vq__ip_option_find(int32_t option)
+{
+	for (const vq__ip_option *ip = vq__ip_options; ip->option != 0; ip++)
+		if (ip->option == option)
+			return ip;
+	return NULL;
+}
+
 static int apply_config(int fd, uint16_t family, const vq_socket_config *config)
 {
 	const bool v6 = family == VQ_AF_INET6;

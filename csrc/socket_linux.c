@@ -147,33 +147,19 @@ static int domain_of(int fd, int *domain)
 	return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, domain, &len) == 0 ? 0 : -errno;
 }
 
-/* Options that IPv4 and IPv6 have each for themselves. */
-typedef struct ip_option {
-	int32_t option;
-	int v4;
-	int v6;
-	bool both; /* on a socket of IPv6 IPv4's too, for its datagrams and connections of IPv4 */
-} ip_option;
+const vq__ip_option vq__ip_options[] = {
+	{ VQ_OPT_TTL, IP_TTL, IPV6_UNICAST_HOPS, true },
+	{ VQ_OPT_PACKET_INFO, IP_PKTINFO, IPV6_RECVPKTINFO, true },
+	{ VQ_OPT_RECEIVE_TOS, IP_RECVTOS, IPV6_RECVTCLASS, true },
+	{ VQ_OPT_TOS, IP_TOS, IPV6_TCLASS, true },
+	{ VQ_OPT_MULTICAST_LOOP, IP_MULTICAST_LOOP, IPV6_MULTICAST_LOOP, false },
+	{ VQ_OPT_MULTICAST_TTL, IP_MULTICAST_TTL, IPV6_MULTICAST_HOPS, false },
+	{ VQ_OPT_MULTICAST_INTERFACE, IP_MULTICAST_IF, IPV6_MULTICAST_IF, false },
+	{ VQ_OPT_DONT_FRAGMENT, IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, true },
+	{ 0 },
+};
 
-static const ip_option *find_ip_option(int32_t option)
-{
-	static const ip_option table[] = {
-		{ VQ_OPT_TTL, IP_TTL, IPV6_UNICAST_HOPS, true },
-		{ VQ_OPT_PACKET_INFO, IP_PKTINFO, IPV6_RECVPKTINFO, true },
-		{ VQ_OPT_RECEIVE_TOS, IP_RECVTOS, IPV6_RECVTCLASS, true },
-		{ VQ_OPT_TOS, IP_TOS, IPV6_TCLASS, true },
-		{ VQ_OPT_MULTICAST_LOOP, IP_MULTICAST_LOOP, IPV6_MULTICAST_LOOP, false },
-		{ VQ_OPT_MULTICAST_TTL, IP_MULTICAST_TTL, IPV6_MULTICAST_HOPS, false },
-		{ VQ_OPT_MULTICAST_INTERFACE, IP_MULTICAST_IF, IPV6_MULTICAST_IF, false },
-		{ VQ_OPT_DONT_FRAGMENT, IP_MTU_DISCOVER, IPV6_MTU_DISCOVER, true },
-	};
-	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
-		if (table[i].option == option)
-			return &table[i];
-	return NULL;
-}
-
-static int set_ip_option(int fd, const ip_option *ip, int value)
+static int set_ip_option(int fd, const vq__ip_option *ip, int value)
 {
 	int domain = 0;
 	int rc = domain_of(fd, &domain);
@@ -196,7 +182,7 @@ static int set_ip_option(int fd, const ip_option *ip, int value)
 	return rc;
 }
 
-static int get_ip_option(int fd, const ip_option *ip, int32_t *value)
+static int get_ip_option(int fd, const vq__ip_option *ip, int32_t *value)
 {
 	int domain = 0;
 	socklen_t len = sizeof(*value);
@@ -216,7 +202,7 @@ static int get_ip_option(int fd, const ip_option *ip, int32_t *value)
 
 int vq_socket_set(int fd, int32_t option, int32_t value)
 {
-	const ip_option *ip = find_ip_option(option);
+	const vq__ip_option *ip = vq__ip_option_find(option);
 	int level = 0;
 	int name = 0;
 
@@ -235,7 +221,7 @@ int vq_socket_set(int fd, int32_t option, int32_t value)
 
 int vq_socket_get(int fd, int32_t option, int32_t *value)
 {
-	const ip_option *ip = find_ip_option(option);
+	const vq__ip_option *ip = vq__ip_option_find(option);
 	int level = 0;
 	int name = 0;
 	socklen_t len = sizeof(*value);

@@ -199,31 +199,17 @@ static bool int_option(int32_t option, int *level, int *name)
 	return false;
 }
 
-/* Options that IPv4 and IPv6 have each for themselves. */
-typedef struct ip_option {
-	int32_t option;
-	int v4;
-	int v6;
-	bool both; /* an IPv6 socket has IPv4's too, for mapped addresses */
-} ip_option;
-
-static const ip_option *find_ip_option(int32_t option)
-{
-	static const ip_option table[] = {
-		{ VQ_OPT_TTL, IP_TTL, IPV6_UNICAST_HOPS, true },
-		{ VQ_OPT_PACKET_INFO, IP_PKTINFO, IPV6_PKTINFO, true },
-		{ VQ_OPT_RECEIVE_TOS, IP_RECVTOS, IPV6_RECVTCLASS, true },
-		{ VQ_OPT_TOS, IP_TOS, IPV6_TCLASS, true },
-		{ VQ_OPT_MULTICAST_LOOP, IP_MULTICAST_LOOP, IPV6_MULTICAST_LOOP, false },
-		{ VQ_OPT_MULTICAST_TTL, IP_MULTICAST_TTL, IPV6_MULTICAST_HOPS, false },
-		{ VQ_OPT_MULTICAST_INTERFACE, IP_MULTICAST_IF, IPV6_MULTICAST_IF, false },
-		{ VQ_OPT_DONT_FRAGMENT, IP_DONTFRAGMENT, IPV6_DONTFRAG, true },
-	};
-	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
-		if (table[i].option == option)
-			return &table[i];
-	return NULL;
-}
+const vq__ip_option vq__ip_options[] = {
+	{ VQ_OPT_TTL, IP_TTL, IPV6_UNICAST_HOPS, true },
+	{ VQ_OPT_PACKET_INFO, IP_PKTINFO, IPV6_PKTINFO, true },
+	{ VQ_OPT_RECEIVE_TOS, IP_RECVTOS, IPV6_RECVTCLASS, true },
+	{ VQ_OPT_TOS, IP_TOS, IPV6_TCLASS, true },
+	{ VQ_OPT_MULTICAST_LOOP, IP_MULTICAST_LOOP, IPV6_MULTICAST_LOOP, false },
+	{ VQ_OPT_MULTICAST_TTL, IP_MULTICAST_TTL, IPV6_MULTICAST_HOPS, false },
+	{ VQ_OPT_MULTICAST_INTERFACE, IP_MULTICAST_IF, IPV6_MULTICAST_IF, false },
+	{ VQ_OPT_DONT_FRAGMENT, IP_DONTFRAGMENT, IPV6_DONTFRAG, true },
+	{ 0 },
+};
 
 static int is_v6(int fd, bool *v6)
 {
@@ -236,7 +222,7 @@ static int is_v6(int fd, bool *v6)
 	return 0;
 }
 
-static int set_level(int fd, const ip_option *ip, bool v6, int value)
+static int set_level(int fd, const vq__ip_option *ip, bool v6, int value)
 {
 	const int level = v6 ? IPPROTO_IPV6 : IPPROTO_IP;
 
@@ -250,7 +236,7 @@ static int set_level(int fd, const ip_option *ip, bool v6, int value)
 	return rc;
 }
 
-static int set_ip_option(int fd, const ip_option *ip, int value)
+static int set_ip_option(int fd, const vq__ip_option *ip, int value)
 {
 	bool v6 = false;
 	int rc = is_v6(fd, &v6);
@@ -289,7 +275,7 @@ int vq_socket_set(int fd, int32_t option, int32_t value)
 	}
 	if (option == VQ_OPT_UDP_GRO)
 		value = value != 0 ? COALESCED_BYTES_MAX : 0;
-	const ip_option *ip = find_ip_option(option);
+	const vq__ip_option *ip = vq__ip_option_find(option);
 	if (ip != NULL)
 		return set_ip_option(fd, ip, value);
 	return int_option(option, &level, &name) ? set_int(fd, level, name, value) : -VQ_EINVAL;
@@ -313,7 +299,7 @@ int vq_socket_get(int fd, int32_t option, int32_t *value)
 		*value = 0;
 		return 0;
 	}
-	const ip_option *ip = find_ip_option(option);
+	const vq__ip_option *ip = vq__ip_option_find(option);
 	if (ip != NULL) {
 		bool v6 = false;
 		int rc = option == VQ_OPT_MULTICAST_INTERFACE ? -VQ_EINVAL : is_v6(fd, &v6);

@@ -47,21 +47,28 @@ type actor struct {
 func (e *Endpoint) run() {
 	e.timer, e.timerAt = time.NewTimer(time.Hour), e.now().Add(time.Hour)
 	for {
-		now := e.now()
-		e.obey(now)
-		if e.core.Deadline() <= now {
-			e.core.Tick(now)
-		}
-		e.report(now)
-		more := e.flush()
-		e.report(e.now())
-		e.watch(e.now())
+		more := e.turn()
 		if e.finished() {
 			break
 		}
 		e.wait(more)
 	}
 	e.finish()
+}
+
+// turn is one turn, but for the waiting. It reports whether there is more to send.
+func (e *Endpoint) turn() (more bool) {
+	now := e.now()
+	e.obey(now)
+	if e.core.Deadline() <= now {
+		e.core.Tick(now)
+	}
+	e.report(now)
+	more = e.flush()
+	now = e.now()
+	e.report(now)
+	e.watch(now)
+	return more
 }
 
 // obey does what goroutines have asked for since the last turn.

@@ -61,28 +61,19 @@ func (s *seat) listen(c *veloq.Context) {
 	}
 }
 
-// turn is the actor's, as Endpoint.run has it, but that the worker waits.
+// turn is the actor's, as in Endpoint.run, but that the worker waits.
 func (s *seat) turn() {
 	if s.gone {
 		return
 	}
 	e := s.e
 	e.idle.Store(false)
-	now := e.now()
-	e.obey(now)
-	if e.core.Deadline() <= now {
-		e.core.Tick(now)
-	}
-	e.report(now)
-	more := e.flush()
-	now = e.now()
-	e.report(now)
-	e.watch(now)
+	more := e.turn()
 	if e.finished() {
 		e.finish()
 		return
 	}
-	at := e.core.Deadline()
+	at, now := e.core.Deadline(), e.now()
 	if s.held.N > 0 {
 		at = min(at, now.Add(heldPause))
 	}

@@ -189,50 +189,16 @@ const copySize = 32 << 10
 var copies = sync.Pool{New: func() any { b := make([]byte, copySize); return &b }}
 
 // WriteTo writes to w what Read gives until io.EOF, which it returns as nil. Blocks.
-func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
-	buf := copies.Get().(*[]byte)
-	defer copies.Put(buf)
-	for {
-		n, err := s.Read(*buf)
-		if n > 0 {
-			m, err := w.Write((*buf)[:n])
-			total += int64(m)
-			if err == nil && m < n {
-				err = io.ErrShortWrite
-			}
-			if err != nil {
-				return total, err
-			}
-		}
-		if err == io.EOF {
-			return total, nil
-		}
-		if err != nil {
-			return total, err
-		}
-	}
-}
+func (s *Stream) WriteTo(w io.Writer) (int64, error) { return copyBytes(w, s) }
 
 // ReadFrom writes what r gives until io.EOF, which it returns as nil. Blocks.
-func (s *Stream) ReadFrom(r io.Reader) (total int64, err error) {
+func (s *Stream) ReadFrom(r io.Reader) (int64, error) { return copyBytes(s, r) }
+
+// copyBytes is io.Copy through a buffer that is used again, by Read and Write alone.
+func copyBytes(w io.Writer, r io.Reader) (int64, error) {
 	buf := copies.Get().(*[]byte)
 	defer copies.Put(buf)
-	for {
-		n, err := r.Read(*buf)
-		if n > 0 {
-			m, err := s.Write((*buf)[:n])
-			total += int64(m)
-			if err != nil {
-				return total, err
-			}
-		}
-		if err == io.EOF {
-			return total, nil
-		}
-		if err != nil {
-			return total, err
-		}
-	}
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, *buf)
 }
 
 // CloseWrite ends the writing half: the peer reads io.EOF after what was written. Reading goes on.
