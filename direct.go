@@ -43,6 +43,7 @@ type directIO struct {
 	}
 	stage   *stagedSend // nil if writes are never staged; does not change
 	closing atomic.Bool // closed, but for what is staged
+	ending  sync.Mutex  // who has it sends the last of what is staged, and has out
 }
 
 func (d *directIO) init(under net.Conn, raw syscall.RawConn, network string) {

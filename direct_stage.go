@@ -23,7 +23,8 @@ func (d *directIO) stageBy(st *stager) {
 	}
 }
 
-// clear sends what is staged, with the lock of out held. The error is what goes into the OpError.
+// clear sends what is staged, with the lock of out held, or after the end that of ending. The error is
+// what goes into the OpError.
 func (d *directIO) clear() error {
 	c := d.stage
 	if !c.used {
@@ -66,6 +67,9 @@ func (d *directIO) flush() error {
 	}
 	d.out.Lock()
 	defer d.out.Unlock()
+	if d.stage.ends() {
+		return d.whyEnds()
+	}
 	return d.clear()
 }
 
@@ -74,7 +78,9 @@ func (d *directIO) resend() {
 	go func() {
 		d.out.Lock()
 		defer d.out.Unlock()
-		_ = d.clear() // the next Write meets the same error
+		if !d.stage.ends() {
+			_ = d.clear() // the next Write meets the same error
+		}
 	}()
 }
 
@@ -110,9 +116,12 @@ func (d *directIO) close() error {
 	_ = d.under.SetDeadline(past)
 	c.setUntil(past)
 	go func() {
-		d.out.Lock() // whoever had it has been woken
-		defer d.out.Unlock()
-		d.clearLate()
+		if d.clearLate() != nil {
+			// The bytes are lost, which a FIN would hide from the peer.
+			if l, ok := d.under.(interface{ SetLinger(sec int) error }); ok {
+				_ = l.SetLinger(0)
+			}
+		}
 		_ = d.under.Close()
 	}()
 	return nil
@@ -125,24 +134,31 @@ func (d *directIO) closeWrite(shut func() error) error {
 		return shut()
 	}
 	go func() {
-		d.out.Lock()
-		defer d.out.Unlock()
-		d.clearLate()
-		_ = shut()
+		// If the bytes are lost the peer gets no FIN, but the reset of a close, whose bytes they are now.
+		if d.clearLate() == nil {
+			_ = shut()
+		}
 	}()
 	return nil
 }
 
-// clearLate is clear for the last bytes of a connection, whose deadline is its own.
-func (d *directIO) clearLate() {
-	until := time.Now().Add(lateClose)
+// clearLate is clear for the last bytes of a connection, or direction, that has ended. Their deadline is
+// their own, and nobody waits for them: the lock of out is free.
+func (d *directIO) clearLate() error {
+	d.outPassed()
+	d.ending.Lock()
+	defer d.ending.Unlock()
+	until := time.Now().Add(d.stage.st.lateClose)
 	d.stage.setUntil(until)
 	_ = d.under.SetWriteDeadline(until)
-	_ = d.clear()
+	return d.clear()
 }
 
-// lateClose is how long a closed connection, or direction, goes on sending what was staged.
-const lateClose = 10 * time.Second
+// outPassed waits for whoever had the lock of out before the end, which whoever gets it later sees.
+func (d *directIO) outPassed() {
+	d.out.Lock()
+	defer d.out.Unlock()
+}
 
 func (d *directIO) setDeadline(t time.Time) error {
 	if err := d.checkOpen(); err != nil {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -161,6 +162,7 @@ func stagingPair(t *testing.T) (a, b *TCPConn, release func()) {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = rt.Close() })
 	rt.stager.mu.Lock()
+	require.True(t, rt.stager.ready())
 	rt.stager.sending = true // as if somebody did
 	rt.stager.mu.Unlock()
 	release = sync.OnceFunc(func() { go rt.stager.send() })
@@ -310,6 +312,53 @@ func TestDirect_StagedBytesOfASlowPeer(t *testing.T) {
 					t.Fatalf("byte %d of %d is %d", i, sent, got[i])
 				}
 			}
+		})
+	}
+}
+
+// fill writes until a peer that does not read has had room for no more several times, staged bytes
+// included.
+func fill(t *testing.T, c, peer *TCPConn) {
+	t.Helper()
+	require.NoError(t, c.SetWriteBuffer(8<<10))
+	require.NoError(t, peer.SetReadBuffer(8<<10))
+	for full := 0; full < 4 || c.d.stage.idle(); {
+		require.NoError(t, c.SetWriteDeadline(time.Now().Add(20*time.Millisecond)))
+		_, err := c.Write(make([]byte, 1000))
+		switch {
+		case err == nil:
+			full = 0
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			full++
+		default:
+			require.NoError(t, err)
+		}
+	}
+}
+
+// Goal: when the last staged bytes find no room for too long they are given up, which the peer gets to
+// know; calls on what is closed return meanwhile.
+func TestDirect_StagedBytesGivenUp(t *testing.T) {
+	skipWithoutStaging(t)
+	for name, ends := range map[string][]func(c *TCPConn) error{
+		"Close":                 {(*TCPConn).Close},
+		"CloseWrite then Close": {(*TCPConn).CloseWrite, (*TCPConn).Close},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b, release := stagingPair(t)
+			a.d.stage.st.lateClose = 100 * time.Millisecond
+			release()
+			fill(t, a, b)
+			for _, end := range ends {
+				require.NoError(t, end(a))
+			}
+			require.ErrorIs(t, second(a.Write([]byte("late"))), net.ErrClosed)
+			require.ErrorIs(t, second(a.ReadFrom(strings.NewReader("late"))), net.ErrClosed)
+			for a.d.under.SetReadDeadline(time.Time{}) == nil { // until it is given up
+				runtime.Gosched()
+			}
+			require.False(t, a.d.stage.idle())
+			require.ErrorIs(t, second(io.ReadAll(b)), syscall.ECONNRESET)
 		})
 	}
 }

@@ -86,6 +86,8 @@ type stager struct {
 	// config says what the driver is to be, when one is first needed.
 	config func() (core.Config, error)
 	run    func() // send, bound once
+	// lateClose is how long a closed connection, or direction, goes on sending what was staged.
+	lateClose time.Duration
 
 	// active: writes are staged now, because it pays or to see whether it would.
 	active atomic.Bool
@@ -168,7 +170,7 @@ const stageDeny = core.CapSingleIssuer | core.CapDeferTaskrun | core.CapRegister
 const stageEntries = 1024
 
 func newStager(mode StageMode, config func() (core.Config, error)) *stager {
-	st := &stager{mode: mode, config: config}
+	st := &stager{mode: mode, config: config, lateClose: time.Minute}
 	st.run = st.send
 	st.active.Store(mode == StageOn)
 	return st

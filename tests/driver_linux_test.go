@@ -273,6 +273,7 @@ func TestDriver_Environment(t *testing.T) {
 // Goal: without what an older kernel lacks io_uring still serves, says so, and nothing better was
 // refused: whatever of it is denied, alone or all together.
 func TestDriver_URingTranslated(t *testing.T) {
+	needDriver(t)
 	const old = "SINGLE_ISSUER,DEFER_TASKRUN,COOP_TASKRUN,TASKRUN_FLAG,SUBMIT_ALL,REGISTERED_RING," +
 		"BUFFER_INCREMENTAL,SKIP_SUCCESS,SEND_ZC"
 	const all = "ACCEPT_MULTISHOT RECV_MULTISHOT BUFFER_RING POLL_MULTISHOT SHUTDOWN TIMEOUT_UPDATE"

@@ -14,6 +14,7 @@ import (
 
 // Goal: each thing is either there or lacking, the same each time, and the text names what is there.
 func TestReport_SocketsTriedOut(t *testing.T) {
+	needDriver(t)
 	rt, err := veloq.New(veloq.Config{Workers: 1})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, rt.Close()) }()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"runtime"
 	"sync/atomic"
@@ -170,7 +171,7 @@ func TestMesh_WrongUse(t *testing.T) {
 	var kept *veloq.Context
 	require.NoError(t, onWorker(t, rt, 0, func(c *veloq.Context) error {
 		kept = c
-		for _, to := range []int{-1, 2, 1 << 40} {
+		for _, to := range []int{-1, 2, math.MaxInt} {
 			require.ErrorIs(t, m.Send(c, to, 1), veloq.ErrNoWorker)
 			require.ErrorIs(t, m.TrySend(c, to, 1), veloq.ErrNoWorker)
 		}

@@ -492,6 +492,7 @@ func TestChan_CancelledCallersLoseNothing(t *testing.T) {
 // Goal: a runtime that ends in the middle of the traffic takes no lock and no note with it: tasks of
 // another runtime and goroutines, which share all of it, go on to their end.
 func TestSync_OtherRuntimeClosesInTheMiddle(t *testing.T) {
+	needDriver(t)
 	noLeak(t)
 	for round := range sized(50, 12, 3) {
 		var m veloq.Mutex
