@@ -16,7 +16,7 @@ import (
 )
 
 func main() {
-	driver := flag.String("driver", "auto", "auto, uring or epoll")
+	driver := flag.String("driver", "auto", "auto, uring, epoll or iocp")
 	workers := flag.Int("workers", 0, "workers; 0 is veloq's default")
 	flag.Parse()
 	d, err := veloq.ParseDriver(*driver)
