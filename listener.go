@@ -19,7 +19,7 @@ import (
 // wait in the kernel's queue.
 const acceptedMax = 128
 
-// acceptBackoff is the first pause after an accept failed for want of descriptors or memory; it
+// acceptBackoff is the first pause after an accept failed, mostly for want of descriptors or memory; it
 // doubles to acceptBackoffMax.
 const (
 	acceptBackoff    = 5 * time.Millisecond
@@ -423,12 +423,12 @@ func (l *Listener) complete(_ opKind, res int32, flags uint32) {
 		l.take(res)
 	case undone(res), res == -core.ErrnoCONNABORTED:
 		// Armed again below.
-	case res == -core.ErrnoMFILE, res == -core.ErrnoNFILE, res == -core.ErrnoNOBUFS,
-		res == -core.ErrnoNOMEM:
-		// To try again at once would spin: the connection stays in the kernel's queue.
+	case !endsListener(res):
+		// To try again at once might spin: what lacks is lacking still, and the connection stays in the
+		// kernel's queue.
 		l.w.stats.acceptBackoffs++
 		l.backoff = min(max(2*l.backoff, acceptBackoff), acceptBackoffMax)
-		if !l.closed {
+		if !l.closed && !l.retry.Pending() {
 			l.w.timers.add(&l.retry, l.w.timers.after(l.backoff))
 		}
 	default:
@@ -449,6 +449,16 @@ func (l *Listener) complete(_ opKind, res int32, flags uint32) {
 		l.stop()
 	}
 	l.arm()
+}
+
+// endsListener reports whether an error of accept is about the listening socket. Every other one is
+// about a connection, its network, or what the system lacks, and passes: accept(2), Errors.
+func endsListener(res int32) bool {
+	switch -res {
+	case core.ErrnoBADF, core.ErrnoNOTSOCK, core.ErrnoINVAL, core.ErrnoFAULT:
+		return true
+	}
+	return false
 }
 
 func fireRetry(t *wheel.Timer, _ int64) { (*Listener)(unsafe.Pointer(t)).arm() }

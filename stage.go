@@ -15,6 +15,7 @@ import (
 	"unsafe"
 
 	"github.com/veloq/veloq/internal/core"
+	"github.com/veloq/veloq/internal/rawio"
 )
 
 // StageMode says whether the net door's small writes are staged.
@@ -196,6 +197,7 @@ func (c *stagedSend) take(p []byte) bool {
 			return false
 		}
 	}
+	rawio.MarkStaged()
 	st.mu.Lock()
 	taken := st.add(c, p)
 	first := taken && !st.sending

@@ -56,7 +56,7 @@ type WorkerStats struct {
 	Spills         uint64 // times that unread bytes were copied out to free buffers
 	WritesFull     uint64 // writes of handlers refused with ErrFull
 	Accepted       uint64 // connections that servers took
-	AcceptBackoffs uint64 // pauses of an accept for want of descriptors or memory
+	AcceptBackoffs uint64 // pauses of an accept, mostly for want of descriptors or memory
 	EdgesFull      uint64 // messages that took the inbox, the mesh's edge being full
 	ZeroCopySends  uint64 // sends without a copy: Config.ZeroCopyMin
 	ZeroCopyCopied uint64 // of them, those that the kernel copied after all

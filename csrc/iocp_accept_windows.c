@@ -142,7 +142,8 @@ static int slot_begin(vq__iocp *d, vq__iocp_slot *slot, bool skips)
 /* A connection that ended before it was taken says nothing about the listener. */
 static bool is_about_connection(int error)
 {
-	return error == -VQ_ECONNRESET || error == -VQ_ECONNABORTED || error == -VQ_ETIMEDOUT;
+	return error == -VQ_ECONNRESET || error == -VQ_ECONNABORTED || error == -VQ_ENOTCONN ||
+	       error == -VQ_ETIMEDOUT;
 }
 
 static void accept_settle(vq__iocp *d, vq__iocp_op *op)

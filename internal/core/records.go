@@ -61,13 +61,16 @@ const (
 	ErrnoNOENT       = 2
 	ErrnoINTR        = 4
 	ErrnoIO          = 5
+	ErrnoBADF        = 9
 	ErrnoAGAIN       = 11
 	ErrnoNOMEM       = 12
+	ErrnoFAULT       = 14
 	ErrnoINVAL       = 22
 	ErrnoNFILE       = 23
 	ErrnoMFILE       = 24
 	ErrnoPIPE        = 32
 	ErrnoTIME        = 62
+	ErrnoNOTSOCK     = 88
 	ErrnoMSGSIZE     = 90
 	ErrnoNOTSUP      = 95
 	ErrnoCONNABORTED = 103

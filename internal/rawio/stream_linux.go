@@ -39,6 +39,10 @@ func Recv(fd uintptr, p []byte) (n int, again bool, err error) {
 	}
 }
 
+// MarkStaged tells the race detector of a write that goes out by other means than Send: what came before
+// it comes before what follows its receipt. Any goroutine.
+func MarkStaged() { markSending() }
+
 // Send sends what there is room for of p, which is not empty: sendto(2), without SIGPIPE. again says
 // that there is no room. Errors are of type syscall.Errno, and never EINTR. The call has p until it
 // returns. Any goroutine that keeps fd open.

@@ -12,3 +12,6 @@ func Recv(uintptr, []byte) (n int, again bool, err error) { return 0, false, err
 
 // Send is not available.
 func Send(uintptr, []byte) (n int, again bool, err error) { return 0, false, errors.ErrUnsupported }
+
+// MarkStaged does nothing here: nothing is staged.
+func MarkStaged() {}

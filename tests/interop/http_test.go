@@ -494,10 +494,12 @@ func TestHTTP_ClientTimeouts(t *testing.T) {
 			func(w *web) { w.client.Timeout = short },
 			func(w *web) { w.transport.ResponseHeaderTimeout = short },
 		} {
-			w := newWeb(t, server, client, kind, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-				<-r.Context().Done()
+			over := make(chan struct{})
+			w := newWeb(t, server, client, kind, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+				<-over // not the request's end: an answer to that may still be taken, over package net too
 			}), tune)
 			res, err := w.do(t, http.MethodGet, "/", nil)
+			close(over)
 			if err == nil {
 				_ = res.Body.Close()
 			}
