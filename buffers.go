@@ -126,8 +126,12 @@ func (g *bufferGroup) reclaim() {
 // buffer is not used again before every lease on it is released: a lease that is kept for long
 // keeps up to Config.BufferSize bytes from being received into, so copy what is to stay.
 //
+// The build tag veloq_debug finds leases that are released twice, used after their last Release, or
+// lost: see MisuseError.
+//
 // The zero Lease is empty.
 type Lease struct {
+	note   debugtag.Note[holdTrace] // of those that the program was given
 	buffer *buffer
 	heap   []byte // instead of a buffer: bytes that were moved to make room
 	gen    uint32
@@ -138,6 +142,9 @@ type Lease struct {
 // Bytes returns the leased bytes, valid until Release. They may be changed in place. It returns nil
 // for a lease that was released or whose runtime is closed. Any goroutine.
 func (l Lease) Bytes() []byte {
+	if debugtag.Enabled && l.gone() {
+		return nil
+	}
 	if l.buffer == nil {
 		return l.heap
 	}
@@ -158,6 +165,9 @@ func (l Lease) Len() int {
 // Retain adds a hold, which needs a Release of its own, and returns the lease. A handler retains
 // what it keeps beyond OnData. Any goroutine.
 func (l Lease) Retain() Lease {
+	if debugtag.Enabled {
+		l.noteRetain()
+	}
 	if l.buffer != nil {
 		l.buffer.refs.Add(1)
 	}
@@ -190,13 +200,16 @@ func (l Lease) Slice(from, to int) Lease {
 // Release gives the hold back. From another goroutine than the worker's the buffer travels back to
 // its worker by itself. Any goroutine.
 func (l Lease) Release() {
+	if debugtag.Enabled {
+		l.noteEnd("released")
+	}
 	b := l.buffer
 	if b == nil {
 		return
 	}
 	if b.gen.Load() != l.gen {
 		if debugtag.Enabled && !b.group.w.rt.closing.Load() {
-			panic(misuse("lease released again, after its buffer went back", nil))
+			panic(misuse("lease", "released again, after its buffer went back", nil))
 		}
 		return
 	}

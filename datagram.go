@@ -11,6 +11,7 @@ import (
 	"unsafe"
 
 	"github.com/veloq/veloq/internal/core"
+	"github.com/veloq/veloq/internal/debugtag"
 	"github.com/veloq/veloq/internal/wheel"
 )
 
@@ -32,6 +33,7 @@ type Datagram struct {
 	retry   wheel.Timer // first: fireResend finds the datagram by its address
 	w       *worker
 	slot    uint64
+	note    debugtag.Note[origin]
 	server  *DatagramServer // nil for those that a task opened
 	network string
 	family  uint16
@@ -271,6 +273,9 @@ func (w *worker) newDatagram(o openedDatagram) (*Datagram, error) {
 	d.slot = w.slots.add(d)
 	w.sockets++
 	w.load.Add(1)
+	if debugtag.Enabled {
+		d.note.Set(w.origin())
+	}
 	d.armRecv()
 	return d, nil
 }

@@ -9,6 +9,7 @@ import (
 	"unsafe"
 
 	"github.com/veloq/veloq/internal/core"
+	"github.com/veloq/veloq/internal/debugtag"
 )
 
 // packetReceive is the receiving half of a Datagram.
@@ -216,6 +217,11 @@ func (d *Datagram) RecvBatch(ps []Packet) (int, error) {
 	clear(r.unread[r.head : r.head+n])
 	r.head += n
 	d.taken()
+	if debugtag.Enabled {
+		for i := range ps[:n] {
+			ps[i].Data.trace(d.w, d.name(), false)
+		}
+	}
 	return n, nil
 }
 
@@ -231,6 +237,9 @@ func (d *Datagram) Recv() (Packet, error) {
 	r.unread[r.head] = Packet{}
 	r.head++
 	d.taken()
+	if debugtag.Enabled {
+		p.Data.trace(d.w, d.name(), false)
+	}
 	return p, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/veloq/veloq/internal/core"
+	"github.com/veloq/veloq/internal/debugtag"
 )
 
 // DatagramHandler is code that a worker calls for a server's datagram socket. All calls for one socket
@@ -284,6 +285,12 @@ func (d *Datagram) tellOpen() {
 
 func (d *Datagram) tellPackets(ps []Packet) {
 	defer d.w.recovered(d)
+	if debugtag.Enabled {
+		for i := range ps {
+			ps[i].Data.trace(d.w, d.name(), true)
+			defer ps[i].Data.endLoan()
+		}
+	}
 	d.server.handler.OnPackets(d.server.contexts.of(d.w), d, ps)
 }
 

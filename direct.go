@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"github.com/veloq/veloq/internal/debugtag"
 	"github.com/veloq/veloq/internal/rawio"
 )
 
@@ -25,6 +26,7 @@ type directIO struct {
 	raw     syscall.RawConn
 	network string // as package net names it in errors: "tcp4" where LocalAddr().Network() is "tcp"
 	packets bool   // no bytes is a packet of none, not the end
+	note    debugtag.Note[openNote]
 
 	in struct {
 		sync.Mutex

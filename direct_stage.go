@@ -102,6 +102,7 @@ func (d *directIO) resume() {
 
 // close closes what is below, after what is staged. Calls that wait are woken at once.
 func (d *directIO) close() error {
+	noteOver(d.note)
 	c := d.stage
 	if c == nil {
 		return d.under.Close()

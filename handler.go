@@ -6,6 +6,8 @@ import (
 	"context"
 	"runtime/debug"
 	"slices"
+
+	"github.com/veloq/veloq/internal/debugtag"
 )
 
 // Handler is code that a worker calls for the connections of a server. All calls for one stream come
@@ -103,6 +105,10 @@ func (s *Stream) tellOpen() {
 
 func (s *Stream) tellData(l Lease) {
 	defer s.w.recovered(s)
+	if debugtag.Enabled {
+		l.trace(s.w, s.name(), true)
+		defer l.endLoan()
+	}
 	if err := s.at.server.handler.OnData(s.at.server.contexts.of(s.w), s, l); err != nil {
 		s.close(err)
 	}

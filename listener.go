@@ -12,6 +12,7 @@ import (
 	"unsafe"
 
 	"github.com/veloq/veloq/internal/core"
+	"github.com/veloq/veloq/internal/debugtag"
 	"github.com/veloq/veloq/internal/wheel"
 )
 
@@ -31,6 +32,7 @@ type Listener struct {
 	retry   wheel.Timer // first: fireRetry finds the listener by its address
 	w       *worker
 	slot    uint64
+	note    debugtag.Note[origin]
 	fd      int32
 	network string
 	addr    net.Addr
@@ -379,6 +381,9 @@ func (w *worker) newListener(fd int32, network string, addr net.Addr) *Listener 
 	l := &Listener{w: w, fd: fd, network: network, addr: addr, unlink: unlinkPath(addr)}
 	l.retry.Fire = fireRetry
 	l.slot = w.slots.add(l)
+	if debugtag.Enabled {
+		l.note.Set(w.origin())
+	}
 	l.arm()
 	return l
 }

@@ -29,7 +29,7 @@ func ListenTCP(network string, laddr *net.TCPAddr) (*TCPListener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &TCPListener{tcp: l, network: network}, nil
+	return newTCPListener(l, network, nil), nil
 }
 
 // ListenUnix is net.ListenUnix. Any goroutine.
@@ -38,7 +38,7 @@ func ListenUnix(network string, laddr *net.UnixAddr) (*UnixListener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &UnixListener{unix: l, network: network}, nil
+	return newUnixListener(l, network, nil), nil
 }
 
 // ListenUnixgram is net.ListenUnixgram. Any goroutine.
@@ -106,7 +106,7 @@ func FilePacketConn(f *os.File) (net.PacketConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return packetConnOver(c, c.LocalAddr().Network()), nil
+	return packetConnOver(c, c.LocalAddr().Network(), defaultStager()), nil
 }
 
 // stagerOf returns the stager of a runtime's connections, nil for the package's.
@@ -125,17 +125,17 @@ func connOver(c net.Conn, network string, unread []byte, st *stager) net.Conn {
 	case *net.UnixConn:
 		return newUnixConn(c, network, unread, st)
 	case *net.UDPConn:
-		return newUDPConn(c)
+		return newUDPConn(c, st.rt)
 	}
 	return c
 }
 
-func packetConnOver(c net.PacketConn, network string) net.PacketConn {
+func packetConnOver(c net.PacketConn, network string, st *stager) net.PacketConn {
 	switch c := c.(type) {
 	case *net.UnixConn:
-		return newUnixConn(c, network, nil, defaultStager())
+		return newUnixConn(c, network, nil, st)
 	case *net.UDPConn:
-		return newUDPConn(c)
+		return newUDPConn(c, st.rt)
 	}
 	return c
 }
@@ -143,9 +143,9 @@ func packetConnOver(c net.PacketConn, network string) net.PacketConn {
 func listenerOver(l net.Listener, network string, rt *Runtime) net.Listener {
 	switch l := l.(type) {
 	case *net.TCPListener:
-		return &TCPListener{tcp: l, network: network, rt: rt}
+		return newTCPListener(l, network, rt)
 	case *net.UnixListener:
-		return &UnixListener{unix: l, network: network, rt: rt}
+		return newUnixListener(l, network, rt)
 	}
 	return l
 }
@@ -179,7 +179,7 @@ func (rt *Runtime) ListenPacket(network, address string) (net.PacketConn, error)
 	if rt.closing.Load() {
 		return nil, opError("listen", network, nil, ErrClosed)
 	}
-	return ListenPacket(network, address)
+	return (&ListenConfig{}).listenPacket(context.Background(), network, address, rt.stager)
 }
 
 // Dial is the function Dial; the connection is its caller's to close. After Close it returns

@@ -59,12 +59,16 @@ func (lc *ListenConfig) listenNet(ctx context.Context, network, address string) 
 // ListenPacket is the function ListenPacket with these settings; Backlog, Accept and MaxConns are for
 // streams. ctx bounds the resolution alone. Any goroutine. Blocks (for a name).
 func (lc *ListenConfig) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
+	return lc.listenPacket(ctx, network, address, defaultStager())
+}
+
+func (lc *ListenConfig) listenPacket(ctx context.Context, network, address string, st *stager) (net.PacketConn, error) {
 	config := lc.net()
 	c, err := config.ListenPacket(ctx, lc.family(network, address), address)
 	if err != nil {
 		return nil, err
 	}
-	return packetConnOver(c, network), nil
+	return packetConnOver(c, network, st), nil
 }
 
 // SetMultipathTCP says whether the net door's listeners take MPTCP connections, RFC 8684, where the

@@ -24,16 +24,21 @@ type TaskInfo struct {
 	Op, Created string
 }
 
-// ConnInfo describes a connection at a moment between two turns of its worker.
+// ConnInfo describes a connection, datagram socket or listener at a moment between two turns of its
+// worker.
 type ConnInfo struct {
 	Worker        int
 	Network       string
 	Local, Remote string
 	Door          string // "task", "handler"
-	State         string // "open", "connecting", "starved", "paused", "half-closed", "closed"
+	State         string // "open", "connecting", "starved", "paused", "half-closed", "closed", "listening"
 	Unread        int    // bytes received and not read
 	Unsent        int    // bytes written that the kernel has not taken
 	InFlight      int    // operations in the kernel
+	// With the build tag veloq_debug: where it was opened, empty for a server's, and whether the task
+	// that did so has ended and left it open, and no other waits in it.
+	Created string
+	Left    bool
 }
 
 // Snapshot is a look at a runtime. Each worker's part is of one moment, the parts are not.
@@ -44,6 +49,8 @@ type Snapshot struct {
 	// Silent are the workers that did not answer in time: they stay in some task or handler. Their
 	// parts are empty.
 	Silent []int
+	// Misuses are the last 64 of what Config.OnMisuse is for, the latest last.
+	Misuses []*MisuseError
 }
 
 // snapshotPart is one worker's answer.
@@ -65,7 +72,7 @@ func (rt *Runtime) Snapshot(ctx context.Context, limit int) (*Snapshot, error) {
 			return nil, ErrClosed
 		}
 	}
-	snap := &Snapshot{Workers: make([]WorkerStats, len(rt.workers))}
+	snap := &Snapshot{Workers: make([]WorkerStats, len(rt.workers)), Misuses: rt.misuses.list()}
 	parts := make([]*snapshotPart, len(rt.workers))
 	for range rt.workers {
 		select {
@@ -99,8 +106,10 @@ func (w *worker) part(limit int) snapshotPart {
 		p.tasks = append(p.tasks, t.describe(w))
 	}
 	for i := range w.slots.slots {
-		if s, ok := w.slots.slots[i].owner.(*Stream); ok && len(p.conns) < limit {
-			p.conns = append(p.conns, s.describe())
+		if s, ok := w.slots.slots[i].owner.(socket); ok && len(p.conns) < limit {
+			info := s.describe()
+			info.Created, info.Left = s.madeBy().created(), s.left()
+			p.conns = append(p.conns, info)
 		}
 	}
 	return p
@@ -214,12 +223,55 @@ func (s *Stream) describe() ConnInfo {
 	return info
 }
 
+func (d *Datagram) describe() ConnInfo {
+	info := ConnInfo{
+		Worker: d.w.id, Network: d.network, Door: "task", State: "open",
+		Unsent: int(d.out.bytes), InFlight: int(d.inFlight),
+	}
+	for i := d.recv.head; i < len(d.recv.unread); i++ {
+		info.Unread += d.recv.unread[i].Data.Len()
+	}
+	if d.handled {
+		info.Door = "handler"
+	}
+	switch {
+	case d.closed:
+		info.State = "closed"
+	case d.recv.starving:
+		info.State = "starved"
+	case d.recv.paused:
+		info.State = "paused"
+	}
+	if d.local != nil {
+		info.Local = d.local.String()
+	}
+	if d.remote != nil {
+		info.Remote = d.remote.String()
+	}
+	return info
+}
+
+func (l *Listener) describe() ConnInfo {
+	info := ConnInfo{
+		Worker: l.w.id, Network: l.network, Local: l.addr.String(), Door: "task", State: "listening",
+		InFlight: int(boolInt(l.armed)),
+	}
+	if l.at != nil && l.at.server.handler != nil {
+		info.Door = "handler"
+	}
+	if l.closed {
+		info.State = "closed"
+	}
+	return info
+}
+
 // dumpPatience is how long Dump waits for a worker.
 const dumpPatience = time.Second
 
 // Dump writes every task and connection to out, a line each; with the build tag veloq_debug also
-// what each task waits in and where it was made. Workers that don't answer within a second are
-// named. Any goroutine, never a task. Blocks.
+// what each task waits in, where it was made, where each connection was opened, and the last misuses.
+// Workers that don't answer within a second are named, and with a watchdog or that tag also who keeps
+// them. Any goroutine, never a task. Blocks.
 func (rt *Runtime) Dump(out io.Writer) error {
 	ctx, cancel := context.WithTimeout(context.Background(), dumpPatience)
 	defer cancel()
@@ -233,7 +285,12 @@ func (rt *Runtime) Dump(out io.Writer) error {
 			i, w.Tasks, w.Streams, w.Runnable, w.Unbegun, w.Turns)
 	}
 	for _, i := range snap.Silent {
-		fmt.Fprintf(&b, "worker %d: no answer within %v: it stays in a task or a handler\n", i, dumpPatience)
+		number, name := rt.workers[i].who()
+		fmt.Fprintf(&b, "worker %d: no answer within %v: it stays in a task or a handler %q\n",
+			i, dumpPatience, name)
+		if number != 0 { // with a watchdog or veloq_debug
+			writeStack(&b, "now in", string(stackOf(number)))
+		}
 	}
 	for _, t := range snap.Tasks {
 		fmt.Fprintf(&b, "task worker=%d state=%s age=%v", t.Worker, t.State, t.Age.Round(time.Millisecond))
@@ -244,19 +301,34 @@ func (rt *Runtime) Dump(out io.Writer) error {
 			fmt.Fprintf(&b, " op=%s", t.Op)
 		}
 		b.WriteByte('\n')
-		if t.Created != "" {
-			fmt.Fprintf(&b, "  made by\n    %s\n", strings.ReplaceAll(strings.TrimSpace(t.Created), "\n", "\n    "))
-		}
+		writeStack(&b, "made by", t.Created)
 	}
 	for _, c := range snap.Conns {
-		fmt.Fprintf(&b, "conn worker=%d %s %s<-%s door=%s state=%s unread=%d unsent=%d in-flight=%d\n",
+		fmt.Fprintf(&b, "conn worker=%d %s %s<-%s door=%s state=%s unread=%d unsent=%d in-flight=%d",
 			c.Worker, c.Network, c.Local, c.Remote, c.Door, c.State, c.Unread, c.Unsent, c.InFlight)
+		if c.Left {
+			b.WriteString(" left open by a task that has ended")
+		}
+		b.WriteByte('\n')
+		writeStack(&b, "opened by", c.Created)
+	}
+	for _, m := range snap.Misuses {
+		fmt.Fprintf(&b, "misuse of %s: %s\n", m.Of, m.What)
+		writeStack(&b, "at", m.Before)
 	}
 	if !debugtag.Enabled {
-		b.WriteString("(what tasks wait in, and where they were made: build with -tags veloq_debug)\n")
+		b.WriteString("(what tasks wait in, where they and connections come from, and what was lost: " +
+			"build with -tags veloq_debug)\n")
 	}
 	_, err = io.WriteString(out, b.String())
 	return err
+}
+
+// writeStack writes a stack below a line of Dump, if there is one.
+func writeStack(b *strings.Builder, what, stack string) {
+	if stack != "" {
+		fmt.Fprintf(b, "  %s\n    %s\n", what, strings.ReplaceAll(strings.TrimSpace(stack), "\n", "\n    "))
+	}
 }
 
 // SetName names the task in Dump, Snapshot and OnHog, and labels its samples in CPU profiles (pprof label

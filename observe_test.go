@@ -127,12 +127,38 @@ func TestWatchdog_NamesTheHog(t *testing.T) {
 		require.Equal(t, "greedy", h.Name)
 		require.Contains(t, string(h.Stack), "keepTheWorker")
 		require.Contains(t, h.String(), `"greedy"`)
+		t.Log(h)
 	}
 	_, err := hog.Wait(t.Context())
 	require.NoError(t, err)
 	_, err = quiet.Wait(t.Context())
 	require.NoError(t, err)
 	require.Positive(t, rt.Stats()[1].Hogs)
+}
+
+// Goal: a look at a worker that does not answer says who keeps it, and where.
+func TestRuntime_DumpNamesWhoKeepsAWorker(t *testing.T) {
+	rt := newTestRuntime(t, Config{Workers: 2, WatchdogAfter: time.Hour})
+	var release atomic.Bool
+	begun := make(chan struct{})
+	hog := SpawnTo(rt, 1, func(c *Context) (struct{}, error) {
+		c.SetName("greedy")
+		close(begun)
+		keepTheWorker(&release)
+		return struct{}{}, nil
+	})
+	<-begun
+	var out strings.Builder
+	err := rt.Dump(&out)
+	release.Store(true)
+	require.NoError(t, err)
+	require.Contains(t, out.String(), "worker 1: no answer within 1s: it stays in a task or a handler")
+	if gid.Supported {
+		require.Contains(t, out.String(), `"greedy"`)
+		require.Contains(t, out.String(), "keepTheWorker")
+	}
+	_, err = hog.Wait(t.Context())
+	require.NoError(t, err)
 }
 
 //go:noinline

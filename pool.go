@@ -4,7 +4,6 @@ package veloq
 
 import (
 	"fmt"
-	"os"
 	"runtime"
 	"slices"
 	"sync/atomic"
@@ -117,8 +116,8 @@ func BindPool(c *Context, config PoolConfig) (*Pool, error) {
 // Buffer is a hold on a pool's buffer: a small value, whose copies are the same hold. It is released
 // once. The zero Buffer is empty.
 type Buffer struct {
+	trace debugtag.Note[bufferTrace] // found by the collector when the hold is lost
 	block *poolBlock
-	trace *bufferTrace // under veloq_debug: found by the collector when the hold is lost
 	gen   uint64
 	len   int
 }
@@ -130,7 +129,7 @@ type Buffer struct {
 func (p *Pool) Get(size int) (Buffer, error) {
 	if !p.w.here() {
 		if debugtag.Enabled && !p.w.ended.Load() {
-			panic(misuse("Get from outside the pool's worker", nil))
+			panic(misuse("pool", "Get from outside its worker", nil))
 		}
 		return Buffer{}, p.w.elsewhere()
 	}
@@ -245,7 +244,7 @@ func (b Buffer) Release() {
 	}
 	if !b.block.gen.CompareAndSwap(b.gen, b.gen+1) {
 		if debugtag.Enabled && !b.block.pool.w.ended.Load() {
-			panic(misuse("released twice", b.block.released.Load()))
+			panic(misuse(b.block.name(), "released twice", b.block.releasedAt()))
 		}
 		return
 	}
@@ -334,41 +333,29 @@ func (p *Pool) Stats() PoolStats {
 
 // ---- what veloq_debug adds
 
-// MisuseError is a mistake in the use of a buffer, which only the build tag veloq_debug finds.
-type MisuseError struct {
-	What string
-	// Before is the stack of the call that the mistake goes back to: the other Release, or the Get.
-	Before string
-}
-
-// Error implements error; the text ends with the earlier call's stack.
-func (e *MisuseError) Error() string {
-	if e.Before == "" {
-		return "veloq: buffer: " + e.What
-	}
-	return "veloq: buffer: " + e.What + "; before, at\n" + e.Before
-}
-
-func misuse(what string, before *[]uintptr) *MisuseError {
-	e := &MisuseError{What: what}
-	if before != nil {
-		e.Before = stackText(*before)
-	}
-	return e
-}
-
 // bufferTrace lives as long as some copy of its hold.
-type bufferTrace struct{ got []uintptr }
+type bufferTrace struct {
+	block *poolBlock
+	gen   uint64
+	got   []uintptr
+}
 
-func callerStack() *[]uintptr {
-	pcs := make([]uintptr, 32)
-	pcs = pcs[:runtime.Callers(3, pcs)]
-	return &pcs
+// name says in a MisuseError what kind of buffer it is.
+func (b *poolBlock) name() string {
+	return fmt.Sprintf("buffer of a pool with %v on worker %d", b.pool.config.Sizes, b.pool.w.id)
 }
 
 func (b *poolBlock) bytes() []byte { return unsafe.Slice((*byte)(b.mem), b.class.size) }
 
 func (b *poolBlock) poison() { poisonBytes(b.bytes()) }
+
+// releasedAt returns the stack of the last Release.
+func (b *poolBlock) releasedAt() []uintptr {
+	if at := b.released.Load(); at != nil {
+		return *at
+	}
+	return nil
+}
 
 func poisonBytes(mem []byte) {
 	for i := range mem {
@@ -381,38 +368,31 @@ func poisonBytes(mem []byte) {
 func (b *Buffer) debugGet() {
 	for i, v := range b.block.bytes() {
 		if v != poison {
-			panic(misuse(fmt.Sprintf("written to at byte %d after its release", i), b.block.released.Load()))
+			panic(misuse(b.block.name(), fmt.Sprintf("written to at byte %d after its release", i), b.block.releasedAt()))
 		}
 	}
-	stack := callerStack()
-	b.trace = &bufferTrace{got: *stack}
-	type hold struct {
-		block *poolBlock
-		gen   uint64
-		got   *[]uintptr
+	trace := bufferTrace{block: b.block, gen: b.gen, got: callerStack(0)}
+	b.trace.Set(&trace)
+	runtime.AddCleanup(&trace, bufferTrace.collected, trace)
+}
+
+// collected is called when no copy of the hold is left. The buffer stays out: slices of its bytes may
+// still be in use, which the collector does not see.
+func (t bufferTrace) collected() {
+	p := t.block.pool
+	if p.w.rt.closing.Load() || t.block.gen.Load() != t.gen {
+		return
 	}
-	runtime.AddCleanup(b.trace, func(h hold) {
-		if h.block.pool.w.ended.Load() || h.block.gen.Load() != h.gen {
-			return
-		}
-		lost := misuse("lost without a release; got", h.got)
-		if handler := h.block.pool.w.rt.config.OnPanic; handler != nil {
-			handler(&PanicError{Value: lost})
-		} else {
-			fmt.Fprintln(os.Stderr, lost)
-		}
-		if h.block.gen.CompareAndSwap(h.gen, h.gen+1) {
-			h.block.poison()
-			h.block.giveBack()
-		}
-	}, hold{b.block, b.gen, stack})
+	p.w.lost.buffers.Add(1)
+	p.w.rt.misused(misuse(t.block.name(), "lost without a Release", t.got))
 }
 
 // debugRelease poisons what is about to be given back.
 func (b *Buffer) debugRelease() {
 	if b.block.gen.Load() == b.gen {
-		b.block.released.Store(callerStack())
+		at := callerStack(0)
+		b.block.released.Store(&at)
 		b.block.poison()
 	}
-	runtime.KeepAlive(b.trace)
+	runtime.KeepAlive(b.trace.Get())
 }

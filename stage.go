@@ -84,6 +84,7 @@ const (
 // connection's lock of out, st.mu.
 type stager struct {
 	mode StageMode
+	rt   *Runtime // nil for the package's
 	// config says what the driver is to be, when one is first needed.
 	config func() (core.Config, error)
 	run    func() // send, bound once

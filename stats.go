@@ -2,6 +2,8 @@ package veloq
 
 // What a worker counts, and how others read it.
 
+import "github.com/veloq/veloq/internal/debugtag"
+
 // workerStats are one worker's plain counters: only the worker touches them, see Runtime.Stats.
 type workerStats struct {
 	turns          uint64
@@ -72,6 +74,11 @@ type WorkerStats struct {
 
 	// Turns that left work of a kind for the next one, so that the others had theirs.
 	BudgetTasks, BudgetMesh, BudgetInbox, BudgetTimers uint64
+
+	// With the build tag veloq_debug: leases, and buffers of pools, that the collector found unreleased.
+	LeasesLost, PoolLost uint64
+	// SocketsLeft is how many are open now that a task left so when it ended, and no other waits in.
+	SocketsLeft int
 
 	Hogs uint64 // tasks and handlers that kept the worker beyond Config.WatchdogAfter
 
@@ -156,6 +163,7 @@ func (w *worker) snapshot() WorkerStats {
 		SegmentRefusals: st.segmentRefusals,
 		Stolen:          st.stolen, Lost: w.thieves.stolen.Load(), ThievesCalled: st.thievesCalled,
 		BudgetTasks: st.budgetTasks, BudgetMesh: st.budgetMesh, BudgetInbox: st.budgetInbox, BudgetTimers: st.budgetTimers,
+		LeasesLost: w.lost.leases.Load(), PoolLost: w.lost.buffers.Load(),
 		Hogs: w.watch.hogs.Load(), Batch: st.batch, Ops: st.ops, Latency: st.latency,
 		Runnable: w.runq.len, Unbegun: w.injector.len(), Load: int(w.load.Load()),
 		Tasks: w.tasks, Streams: w.streams, Datagrams: w.sockets, Slots: w.slots.used,
@@ -164,6 +172,9 @@ func (w *worker) snapshot() WorkerStats {
 	for _, p := range w.pools {
 		out.PoolBytes += p.bytes
 		out.PoolInUse += p.inUse
+	}
+	if debugtag.Enabled {
+		out.SocketsLeft = w.countLeft()
 	}
 	if !w.ended.Load() {
 		out.Crossings = w.driver.Enters

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/veloq/veloq/internal/core"
+	"github.com/veloq/veloq/internal/debugtag"
 )
 
 // Stream is a connection of TCP or of a unix socket ("unix") that lives on a worker. In a task its calls park the task and block
@@ -21,6 +22,7 @@ type Stream struct {
 	// Small fields share words: idle connections are many.
 	w        *worker
 	slot     uint64
+	note     debugtag.Note[origin]
 	at       *binding // of a server; nil for dialed and accepted ones
 	fd       int32
 	inFlight int16 // ops in flight, inline sends not counted
@@ -69,6 +71,9 @@ func (w *worker) newStream(fd int32, network string) *Stream {
 	s.slot = w.slots.add(s)
 	w.streams++
 	w.load.Add(1)
+	if debugtag.Enabled {
+		s.note.Set(w.origin())
+	}
 	return s
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/veloq/veloq/internal/core"
+	"github.com/veloq/veloq/internal/debugtag"
 )
 
 // receive is the receiving half of a Stream.
@@ -331,6 +332,9 @@ func (s *Stream) ReadLease() (Lease, error) {
 	}
 	l := s.recv.pop()
 	s.resumeRecv()
+	if debugtag.Enabled {
+		l.trace(s.w, s.name(), false)
+	}
 	return l, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"unsafe"
 
 	"github.com/veloq/veloq/internal/core"
+	"github.com/veloq/veloq/internal/debugtag"
 )
 
 // inlineMax is the most bytes of one stream that a turn copies into the arena; larger writes are sent
@@ -145,6 +146,10 @@ func (s *Stream) Writev(parts [][]byte) (int64, error) {
 // caller's hold becomes the stream's, also when the call fails: retain first to keep one, as a
 // handler must that forwards OnData's. Otherwise as Write. Worker only. Blocks (in a task).
 func (s *Stream) WriteLease(l Lease) (int, error) {
+	if debugtag.Enabled {
+		l.noteEnd("given to WriteLease")
+		l.note.Set(nil)
+	}
 	if err := s.checkWrite(); err != nil {
 		l.Release()
 		return 0, err

@@ -8,6 +8,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/veloq/veloq/internal/debugtag"
 )
 
 // TCPConn is a TCP connection of the net door: it has the methods of *net.TCPConn, with the same
@@ -41,6 +43,9 @@ func newTCPConn(tcp *net.TCPConn, network string, unread []byte, st *stager) *TC
 	c.d.init(tcp, mustRaw(tcp), network)
 	c.d.in.unread = unread
 	c.d.stageBy(st)
+	if debugtag.Enabled {
+		noteOpen(c, &c.d.note, st.rt, tcp.LocalAddr(), tcp.RemoteAddr())
+	}
 	return c
 }
 
@@ -54,6 +59,7 @@ func (c *TCPConn) NetConn() *net.TCPConn {
 		return nil
 	}
 	_ = c.d.bypass() // the error comes back from the socket
+	noteOver(c.d.note)
 	return c.tcp
 }
 
@@ -229,6 +235,7 @@ func (c *TCPConn) MultipathTCP() (bool, error) {
 type TCPListener struct {
 	tcp     *net.TCPListener
 	network string
+	note    debugtag.Note[openNote]
 	rt      *Runtime // whose end closes it; nil without
 }
 
@@ -236,6 +243,15 @@ var (
 	_ net.Listener = (*TCPListener)(nil)
 	_ syscall.Conn = (*TCPListener)(nil)
 )
+
+// newTCPListener takes tcp over. network is what errors call it; rt is nil for the package's.
+func newTCPListener(tcp *net.TCPListener, network string, rt *Runtime) *TCPListener {
+	l := &TCPListener{tcp: tcp, network: network, rt: rt}
+	if debugtag.Enabled {
+		noteOpen(l, &l.note, rt, tcp.Addr(), nil)
+	}
+	return l
+}
 
 func (l *TCPListener) ok() bool { return l != nil && l.tcp != nil }
 
@@ -271,6 +287,7 @@ func (l *TCPListener) Close() error {
 	if l.rt != nil {
 		l.rt.removeListener(l)
 	}
+	noteOver(l.note)
 	return l.tcp.Close()
 }
 
@@ -304,5 +321,6 @@ func (l *TCPListener) SyscallConn() (syscall.RawConn, error) {
 	if !l.ok() {
 		return nil, syscall.EINVAL
 	}
+	noteOver(l.note)
 	return l.tcp.SyscallConn()
 }

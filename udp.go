@@ -9,6 +9,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/veloq/veloq/internal/debugtag"
 	"github.com/veloq/veloq/internal/rawio"
 )
 
@@ -26,6 +27,7 @@ type netUDPConn = net.UDPConn
 // return EINVAL.
 type UDPConn struct {
 	*netUDPConn
+	note   debugtag.Note[openNote]
 	direct *udpDirect // nil: package net does all of it
 	reader udpReader
 	writer udpWriter
@@ -46,9 +48,12 @@ type udpDirect struct {
 	peer4     bool // its peer has an IPv4 address
 }
 
-// newUDPConn makes a UDPConn of conn, which is its own from now on.
-func newUDPConn(conn *net.UDPConn) *UDPConn {
+// newUDPConn makes a UDPConn of conn, which is its own from now on. rt is nil for the package's.
+func newUDPConn(conn *net.UDPConn, rt *Runtime) *UDPConn {
 	c := &UDPConn{netUDPConn: conn}
+	if debugtag.Enabled {
+		noteOpen(c, &c.note, rt, conn.LocalAddr(), conn.RemoteAddr())
+	}
 	if !rawio.MsgDirect {
 		return c
 	}
@@ -95,7 +100,7 @@ func wrapUDP(conn *net.UDPConn, err error) (*UDPConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newUDPConn(conn), nil
+	return newUDPConn(conn, nil), nil
 }
 
 // NetConn returns the package net connection beneath, for libraries that ask for that very type. It
@@ -104,6 +109,7 @@ func (c *UDPConn) NetConn() *net.UDPConn {
 	if !c.ok() {
 		return nil
 	}
+	noteOver(c.note)
 	return c.netUDPConn
 }
 

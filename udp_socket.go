@@ -14,6 +14,7 @@ func (c *UDPConn) Close() error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
+	noteOver(c.note)
 	return c.netUDPConn.Close()
 }
 
@@ -70,6 +71,7 @@ func (c *UDPConn) SyscallConn() (syscall.RawConn, error) {
 	if !c.ok() {
 		return nil, syscall.EINVAL
 	}
+	noteOver(c.note)
 	return c.netUDPConn.SyscallConn()
 }
 

@@ -7,6 +7,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/veloq/veloq/internal/debugtag"
 )
 
 // UnixConn is a connection of the net door between processes of one machine, unix(7): it has the
@@ -33,6 +35,9 @@ func newUnixConn(unix *net.UnixConn, network string, unread []byte, st *stager) 
 	if network == "unix" {
 		c.d.stageBy(st)
 	}
+	if debugtag.Enabled {
+		noteOpen(c, &c.d.note, st.rt, unix.LocalAddr(), unix.RemoteAddr())
+	}
 	return c
 }
 
@@ -46,6 +51,7 @@ func (c *UnixConn) NetConn() *net.UnixConn {
 		return nil
 	}
 	_ = c.d.bypass() // the error comes back from the socket
+	noteOver(c.d.note)
 	return c.unix
 }
 
@@ -236,6 +242,7 @@ func (c *UnixConn) WriteMsgUnix(p, oob []byte, to *net.UnixAddr) (n, oobn int, e
 type UnixListener struct {
 	unix    *net.UnixListener
 	network string
+	note    debugtag.Note[openNote]
 	rt      *Runtime // whose end closes it; nil without
 }
 
@@ -243,6 +250,15 @@ var (
 	_ net.Listener = (*UnixListener)(nil)
 	_ syscall.Conn = (*UnixListener)(nil)
 )
+
+// newUnixListener takes unix over. network is what errors call it; rt is nil for the package's.
+func newUnixListener(unix *net.UnixListener, network string, rt *Runtime) *UnixListener {
+	l := &UnixListener{unix: unix, network: network, rt: rt}
+	if debugtag.Enabled {
+		noteOpen(l, &l.note, rt, unix.Addr(), nil)
+	}
+	return l
+}
 
 func (l *UnixListener) ok() bool { return l != nil && l.unix != nil }
 
@@ -286,6 +302,7 @@ func (l *UnixListener) Close() error {
 	if l.rt != nil {
 		l.rt.removeListener(l)
 	}
+	noteOver(l.note)
 	return l.unix.Close()
 }
 
@@ -319,5 +336,6 @@ func (l *UnixListener) SyscallConn() (syscall.RawConn, error) {
 	if !l.ok() {
 		return nil, syscall.EINVAL
 	}
+	noteOver(l.note)
 	return l.unix.SyscallConn()
 }

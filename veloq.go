@@ -133,6 +133,12 @@ type Config struct {
 	// runtime's choice. The default, nil, crashes the program, as a goroutine's panic does.
 	OnPanic func(*PanicError)
 
+	// OnMisuse gets what a build with the tag veloq_debug finds, and no call could be told: leases and
+	// buffers that were lost without a Release, connections without a Close. It is called on a goroutine
+	// of the runtime's choice, and must not block for long: the collector may wait. The default, nil,
+	// writes to stderr. Other builds never call it.
+	OnMisuse func(*MisuseError)
+
 	deny uint32 // core.Cap* that must not be used; for tests
 }
 
@@ -288,6 +294,8 @@ type Runtime struct {
 	reports   []core.Report
 	closed    chan struct{}
 	freed     bool
+
+	misuses misuses
 }
 
 // New starts a runtime. If a worker can't start, none does, and the error (a *DriverError where the
@@ -316,6 +324,7 @@ func New(config Config) (*Runtime, error) {
 		rt.workers = append(rt.workers, newWorker(rt, i))
 	}
 	rt.stager = newStager(config.Stage, func() (core.Config, error) { return config.core(), nil })
+	rt.stager.rt = rt
 	rt.pool.init(&rt.config)
 	if err := rt.start(); err != nil {
 		if rt.mesh != nil {
@@ -398,6 +407,7 @@ func (rt *Runtime) finish() {
 		s.runtimeEnded()
 	}
 	close(rt.closed)
+	rt.tellLeft()
 }
 
 // Shutdown stops the servers, waits until their connections and all tasks have ended by themselves,

@@ -33,6 +33,7 @@ func (h *Hog) String() string {
 type watched struct {
 	_     [64]byte
 	on    bool          // constant
+	knows bool          // whose goroutine is whose; constant
 	beat  atomic.Uint64 // counts the turns
 	sleep atomic.Bool   // in a wait of the kernel's
 	hogs  atomic.Uint64
@@ -47,7 +48,7 @@ const watchDefault = 100 * time.Millisecond
 
 // introduce notes the number of the calling goroutine, co's or the worker's own.
 func (wd *watched) introduce(g uintptr, co *coroutine) {
-	if !wd.on {
+	if !wd.knows {
 		return
 	}
 	var buf [64]byte
@@ -71,7 +72,7 @@ func goroutineNumber(stack []byte) uint64 {
 }
 
 func (wd *watched) leave(g uintptr) {
-	if !wd.on {
+	if !wd.knows {
 		return
 	}
 	wd.mu.Lock()

@@ -14,6 +14,7 @@ import (
 	"unsafe"
 
 	"github.com/veloq/veloq/internal/core"
+	"github.com/veloq/veloq/internal/debugtag"
 	"github.com/veloq/veloq/internal/gid"
 	"github.com/veloq/veloq/internal/wheel"
 )
@@ -54,6 +55,7 @@ type worker struct {
 	thieves  thieves
 	injector injector
 	watch    watched
+	lost     lost
 	labels   context.Context // of its samples in profiles; constant
 	mail     atomic.Uint32   // some port of ports was told of something
 	_        [64]byte        // what others write stays off the worker's lines
@@ -109,6 +111,7 @@ func newWorker(rt *Runtime, id int) *worker {
 	w.slots.init()
 	w.handlerContext.w = w
 	w.watch.on = rt.config.WatchdogAfter > 0
+	w.watch.knows = w.watch.on || debugtag.Enabled
 	w.labels = pprof.WithLabels(context.Background(), pprof.Labels("worker", strconv.Itoa(id)))
 	return w
 }
@@ -323,6 +326,9 @@ func (w *worker) stop() {
 		return
 	}
 	w.stopping = true
+	if debugtag.Enabled {
+		w.noteLeft()
+	}
 	for i := range w.slots.slots {
 		if owner := w.slots.slots[i].owner; owner != nil {
 			owner.abort()

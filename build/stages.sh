@@ -142,7 +142,7 @@ stage_go() {
 	local status=0
 	check 'go vet' go vet ./...
 	go_test || status=$?
-	go_test_core -tags veloq_debug -short -run 'Pool|Lease|Limits|Runtime|Task|Scope' || status=$?
+	go_test_core -tags veloq_debug -short -run 'Pool|Lease|Limits|Runtime|Task|Scope|Reported|Dropped' || status=$?
 	return $status
 }
 

@@ -60,6 +60,7 @@ type view struct {
 	Workers []workerView
 	Tasks   []veloq.TaskInfo
 	Conns   []veloq.ConnInfo
+	Misuses []*veloq.MisuseError
 	Batch   veloq.Histogram
 	Ops     veloq.Histogram
 	Latency veloq.Histogram
@@ -106,7 +107,7 @@ func (h *handler) view(now look) *view {
 	}
 	before := h.before
 	h.mu.Unlock()
-	v := &view{Report: fmt.Sprint(h.rt.Report()), Tasks: now.snap.Tasks, Conns: now.snap.Conns}
+	v := &view{Report: fmt.Sprint(h.rt.Report()), Tasks: now.snap.Tasks, Conns: now.snap.Conns, Misuses: now.snap.Misuses}
 	quiet := map[int]bool{}
 	for _, i := range now.snap.Silent {
 		quiet[i] = true
@@ -120,7 +121,7 @@ func (h *handler) view(now look) *view {
 		}
 		v.Workers = append(v.Workers, wv)
 		v.TasksN += st.Tasks
-		v.ConnsN += st.Streams
+		v.ConnsN += st.Streams + st.Datagrams
 		add(&v.Batch, &st.Batch)
 		add(&v.Ops, &st.Ops)
 		add(&v.Latency, &st.Latency)

@@ -28,7 +28,8 @@ const Patience = time.Second
 
 // gauges are the fields of WorkerStats that go up and down; the other numbers are counters.
 var gauges = map[string]bool{
-	"Tasks": true, "Streams": true, "Slots": true, "Timers": true, "BuffersFree": true, "Buffers": true,
+	"Tasks": true, "Streams": true, "Datagrams": true, "Slots": true, "Timers": true, "BuffersFree": true, "Buffers": true,
+	"PacketsFree": true, "Packets": true, "SocketsLeft": true,
 	"PoolBytes": true, "PoolInUse": true, "Runnable": true, "Unbegun": true, "Load": true,
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/veloq/veloq"
+	"github.com/veloq/veloq/internal/debugtag"
 )
 
 // packetShapes are the runtimes that datagrams are tested on. The tiny one has 4 buffers, room for 2 KiB.
@@ -620,6 +621,9 @@ func TestDatagram_100MB(t *testing.T) {
 func TestDatagram_NoAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
+	}
+	if debugtag.Enabled {
+		t.Skip("veloq_debug keeps the stack of who receives")
 	}
 	rt := newPacketRuntime(t, veloq.Config{Workers: 1})
 	require.NoError(t, inPair(t, rt, func(c *veloq.Context, to, from *veloq.Datagram) error {

@@ -206,11 +206,8 @@ func (p *pattern) fill(b []byte) error {
 // Goal: under veloq_debug each mistake is named with the call that it goes back to; else it is harmless.
 func TestPool_Misuse(t *testing.T) {
 	lost := make(chan error, 1)
-	rt := newRuntime(t, veloq.Config{Workers: 1, OnPanic: func(pe *veloq.PanicError) {
-		if err, ok := pe.Value.(error); ok {
-			lost <- err
-		}
-	}})
+	out := 0 // buffers, when one has been lost
+	rt := newRuntime(t, veloq.Config{Workers: 1, OnMisuse: func(e *veloq.MisuseError) { lost <- e }})
 	mistake := func(fn func()) (err error) {
 		defer func() { err, _ = recover().(error) }()
 		fn()
@@ -237,6 +234,7 @@ func TestPool_Misuse(t *testing.T) {
 		require.ErrorContains(t, err, "written to at byte 7")
 		require.ErrorContains(t, err, "TestPool_Misuse")
 		loseOne(t, p)
+		out = p.Stats().InUse
 		return nil
 	}))
 	if !debugtag.Enabled {
@@ -246,8 +244,10 @@ func TestPool_Misuse(t *testing.T) {
 		runtime.GC()
 		select {
 		case err := <-lost:
-			require.ErrorContains(t, err, "lost without a release")
+			require.ErrorContains(t, err, "lost without a Release")
 			require.ErrorContains(t, err, "loseOne")
+			require.EqualValues(t, 1, rt.Stats()[0].PoolLost)
+			require.Equal(t, out, rt.Stats()[0].PoolInUse, "its bytes may still be in use")
 			return true, nil
 		default:
 			return false, nil
