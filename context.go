@@ -4,10 +4,12 @@ package veloq
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/veloq/veloq/internal/debugtag"
 	"github.com/veloq/veloq/internal/gid"
 )
 
@@ -167,9 +169,16 @@ func (c *Context) Yield() error {
 	if err != nil {
 		return err
 	}
+	t.queued = true
+	c.w.runq.push(t)
+	// As park does, without the frame: see runSome.
 	t.parked = true
-	c.w.wake(t)
-	t.park()
+	if debugtag.Enabled {
+		t.notePark()
+	}
+	if !t.co.yield(struct{}{}) {
+		runtime.Goexit()
+	}
 	return t.err()
 }
 

@@ -65,19 +65,23 @@ func TestMesh_OverflowTakesTheInbox(t *testing.T) {
 		for i := range handles { // no park: worker 1 is rung only at the end of this turn
 			handles[i] = SpawnTo(c, 1, func(c *Context) (int, error) { return c.Worker() * i, nil })
 		}
-		sum := 0
-		for _, h := range handles {
-			v, err := h.Join(c)
-			if err != nil {
-				return 0, err
-			}
-			sum += v
-		}
-		return sum, nil
+		return joinSum(c, handles)
 	})
 	sum, err := h.Wait(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, tasks*(tasks-1)/2, sum)
+}
+
+// joinSum joins all, and adds up what they return.
+func joinSum[H interface{ Join(c *Context) (int, error) }](c *Context, handles []H) (sum int, err error) {
+	for _, h := range handles {
+		v, err := h.Join(c)
+		if err != nil {
+			return 0, err
+		}
+		sum += v
+	}
+	return sum, nil
 }
 
 func newTestRuntime(t *testing.T, c Config) *Runtime {

@@ -210,7 +210,7 @@ func (w *worker) nextTask() *task {
 	w.preferNew = !w.preferNew
 	if w.preferNew || w.runq.len == 0 {
 		var one [1]*task
-		if w.injector.len() > 0 && w.injector.grab(one[:], false) > 0 {
+		if w.injector.grab(one[:], false) > 0 {
 			t := one[0]
 			t.ctx.w = w
 			w.adoptTask(t)

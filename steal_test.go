@@ -88,15 +88,7 @@ func TestSteal_EmptiesABusyWorker(t *testing.T) {
 		}
 		for ran.Load() < tasks-1 { //nolint:revive // busy: parks for nothing; one alone may wait for it
 		}
-		stolen := 0
-		for _, h := range handles {
-			worker, err := h.Join(c)
-			if err != nil {
-				return 0, err
-			}
-			stolen += worker
-		}
-		return stolen, nil
+		return joinSum(c, handles)
 	})
 	stolen, err := busy.Wait(t.Context())
 	require.NoError(t, err)
@@ -124,15 +116,7 @@ func TestSteal_LeavesLocalTasks(t *testing.T) {
 		}
 		for away.Load() < 39 { //nolint:revive // until the thief was here
 		}
-		sum := 0
-		for _, h := range local {
-			worker, err := h.Join(c)
-			if err != nil {
-				return 0, err
-			}
-			sum += worker
-		}
-		return sum, nil
+		return joinSum(c, local)
 	})
 	sum, err := h.Wait(t.Context())
 	require.NoError(t, err)

@@ -27,9 +27,10 @@ type fileSend struct {
 
 // SendFile sends n bytes of f from offset off on, or with n < 0 all up to its end, after everything
 // that was written before. It neither uses nor moves f's own position. It returns how many bytes were
-// sent, once the kernel has them all: fewer than n only with an error, io.ErrUnexpectedEOF where the
-// file ends before. The write deadline and Close end it as they end a large Write; what was sent by
-// then was sent.
+// sent: fewer than n only with an error, io.ErrUnexpectedEOF where the file ends before. Where the
+// system sends, the kernel has them all by then; where a goroutine reads, a last piece of up to 16 KiB
+// is only accepted, as by Write. The write deadline and Close end it as they end a large Write; what
+// was sent by then was sent.
 //
 // On Windows the system sends from its cache (TransmitFile); its editions for desktops serve two such
 // calls at a time. Elsewhere a goroutine reads, 256 KiB at a time. f must not be changed or cut

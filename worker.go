@@ -45,7 +45,7 @@ type worker struct {
 	g           uintptr // the worker's own goroutine
 
 	// Any thread.
-	currentG atomic.Uintptr // the goroutine that runs on the worker now: its own, or a task's
+	currentG gid.Running // the goroutine that runs on the worker now: its own, or a task's
 	inbox    inbox
 	posters  atomic.Int64
 	ended    atomic.Bool
@@ -143,7 +143,7 @@ func (w *worker) main(started chan<- error) {
 
 func (w *worker) setUp() error {
 	w.g = gid.Get()
-	w.currentG.Store(w.g)
+	w.currentG.Set(w.g)
 	pprof.SetGoroutineLabels(w.labels) // which its coroutines inherit
 	w.watch.introduce(w.g, nil)
 	c := &w.rt.config
@@ -397,9 +397,9 @@ func (w *worker) stopCoroutines() {
 // stopIdle stops the coroutines that wait for tasks, and those whose tasks would not end.
 func (w *worker) stopIdle() {
 	for _, co := range w.idle {
-		w.currentG.Store(co.g)
+		w.currentG.Set(co.g)
 		survives(co.stop)
-		w.currentG.Store(w.g)
+		w.currentG.Set(w.g)
 		if co.t != nil {
 			w.endStopped(co.t)
 		}

@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include "epoll_linux.h"
+#include "group.h"
 #include "pages_linux.h"
 
 #include <errno.h>
@@ -383,15 +384,7 @@ static int map_memory(vq__epoll *e)
 /* Offers all buffers of a group. */
 static void fill_group(vq__epoll_group *group)
 {
-	if (group->count == 0)
-		return;
-	for (uint32_t i = 0; i < group->count; i++) {
-		group->ring[i].addr =
-			(uint64_t)(uintptr_t)(group->memory + (size_t)i * group->size_bytes);
-		group->ring[i].len = group->size_bytes;
-		group->ring[i].index = (uint16_t)i;
-	}
-	group->ring[0].tail = (uint16_t)group->count;
+	vq__group_fill(group->ring, group->memory, group->count, group->size_bytes);
 }
 
 static void fill_view(vq__epoll *e)

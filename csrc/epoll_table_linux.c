@@ -10,11 +10,6 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
-
-/* Descriptors that the table has room for, whatever RLIMIT_NOFILE is when the driver is made. */
-#define FD_COUNT_MIN (1u << 16)
-#define FD_COUNT_MAX (1u << 22)
 
 /* A receive and a send each, and some more. */
 #define OPS_PER_FD 3u
@@ -24,16 +19,6 @@
 /* After these a short receive may have stopped before the end, an error, or at urgent data. */
 #define EVENTS_DOUBT (EPOLLPRI | EPOLLRDHUP | EPOLLHUP | EPOLLERR)
 
-static uint32_t fd_count_wanted(void)
-{
-	struct rlimit limit;
-
-	/* The hard limit: the soft one may be raised up to it later. */
-	if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_max > FD_COUNT_MAX)
-		return FD_COUNT_MAX;
-	return limit.rlim_max < FD_COUNT_MIN ? FD_COUNT_MIN : (uint32_t)limit.rlim_max;
-}
-
 static size_t ops_bytes(const vq__epoll *e)
 {
 	return (size_t)e->op_count * sizeof(vq__epoll_op);
@@ -42,7 +27,7 @@ static size_t ops_bytes(const vq__epoll *e)
 int vq__epoll_tables_init(vq__epoll *e)
 {
 	/* Address space may be limited: then fewer must do. */
-	for (e->fd_count = fd_count_wanted(); e->fd_count >= 1024; e->fd_count /= 2) {
+	for (e->fd_count = vq__fd_count_wanted(); e->fd_count >= 1024; e->fd_count /= 2) {
 		e->op_count = e->fd_count * OPS_PER_FD;
 		e->fds = vq__map_sparse((size_t)e->fd_count * sizeof(*e->fds));
 		e->ops = vq__map_sparse(ops_bytes(e));

@@ -10,6 +10,7 @@
  * system's version and on what is stacked upon its sockets whether a packet comes as well, so that
  * is tried out.
  */
+#include "group.h"
 #include "iocp_windows.h"
 
 enum {
@@ -25,15 +26,7 @@ static bool peek_posts;
 
 void vq__iocp_group_fill(vq__iocp_group *group)
 {
-	if (group->count == 0)
-		return;
-	for (uint32_t i = 0; i < group->count; i++) {
-		group->ring[i].addr =
-			(uint64_t)(uintptr_t)(group->memory + (size_t)i * group->size_bytes);
-		group->ring[i].len = group->size_bytes;
-		group->ring[i].index = (uint16_t)i;
-	}
-	group->ring[0].tail = (uint16_t)group->count;
+	vq__group_fill(group->ring, group->memory, group->count, group->size_bytes);
 }
 
 vq_buf *vq__iocp_buffer_first(vq__iocp_group *group)

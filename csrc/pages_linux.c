@@ -3,6 +3,11 @@
 #include "pages_linux.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
+
+/* Whatever RLIMIT_NOFILE is when the driver is made. */
+#define FD_COUNT_MIN (1u << 16)
+#define FD_COUNT_MAX (1u << 22)
 
 static void *map(size_t size_bytes, int flags)
 {
@@ -22,4 +27,14 @@ void *vq__map_pages(size_t size_bytes)
 void *vq__map_sparse(size_t size_bytes)
 {
 	return map(size_bytes, MAP_NORESERVE);
+}
+
+uint32_t vq__fd_count_wanted(void)
+{
+	struct rlimit limit;
+
+	/* The hard limit: the soft one may be raised up to it later. */
+	if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_max > FD_COUNT_MAX)
+		return FD_COUNT_MAX;
+	return limit.rlim_max < FD_COUNT_MIN ? FD_COUNT_MIN : (uint32_t)limit.rlim_max;
 }

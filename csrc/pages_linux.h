@@ -3,6 +3,7 @@
 #define VELOQ_CSRC_PAGES_LINUX_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 /*
  * Zeroed pages that a forked child does not get: it must not inherit what the kernel or the driver
@@ -15,5 +16,8 @@ void *vq__map_pages(size_t size_bytes);
  * touched count as memory. Any thread.
  */
 void *vq__map_sparse(size_t size_bytes);
+
+/* How many descriptors such a table should have room for: 65,536 to 4,194,304. Any thread. */
+uint32_t vq__fd_count_wanted(void);
 
 #endif

@@ -2,6 +2,14 @@
  */
 #include "socket_system.h"
 
+const vq__int_option *vq__int_option_find(int32_t option)
+{
+	for (const vq__int_option *row = vq__int_options; row->option != 0; row++)
+		if (row->option == option)
+			return row;
+	return NULL;
+}
+
 const vq__ip_option *vq__ip_option_find(int32_t option)
 {
 	for (const vq__ip_option *ip = vq__ip_options; ip->option != 0; ip++)

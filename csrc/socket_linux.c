@@ -108,37 +108,22 @@ int vq_socket_peer(int fd, vq_addr *addr)
 	return 0;
 }
 
-/* Options that are one int, whatever the socket's family. */
-static bool int_option(int32_t option, int *level, int *name)
-{
-	static const struct {
-		int32_t option;
-		int level;
-		int name;
-	} table[] = {
-		{ VQ_OPT_NODELAY, IPPROTO_TCP, TCP_NODELAY },
-		{ VQ_OPT_KEEPALIVE, SOL_SOCKET, SO_KEEPALIVE },
-		{ VQ_OPT_KEEP_IDLE_S, IPPROTO_TCP, TCP_KEEPIDLE },
-		{ VQ_OPT_KEEP_INTERVAL_S, IPPROTO_TCP, TCP_KEEPINTVL },
-		{ VQ_OPT_KEEP_COUNT, IPPROTO_TCP, TCP_KEEPCNT },
-		{ VQ_OPT_RECEIVE_BUFFER_BYTES, SOL_SOCKET, SO_RCVBUF },
-		{ VQ_OPT_SEND_BUFFER_BYTES, SOL_SOCKET, SO_SNDBUF },
-		{ VQ_OPT_REUSEPORT, SOL_SOCKET, SO_REUSEPORT },
-		{ VQ_OPT_V6ONLY, IPPROTO_IPV6, IPV6_V6ONLY },
-		{ VQ_OPT_ERROR, SOL_SOCKET, SO_ERROR },
-		{ VQ_OPT_BROADCAST, SOL_SOCKET, SO_BROADCAST },
-		{ VQ_OPT_UDP_SEGMENT, IPPROTO_UDP, UDP_SEGMENT },
-		{ VQ_OPT_UDP_GRO, IPPROTO_UDP, UDP_GRO },
-	};
-	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
-		if (table[i].option == option) {
-			*level = table[i].level;
-			*name = table[i].name;
-			return true;
-		}
-	}
-	return false;
-}
+const vq__int_option vq__int_options[] = {
+	{ VQ_OPT_NODELAY, IPPROTO_TCP, TCP_NODELAY },
+	{ VQ_OPT_KEEPALIVE, SOL_SOCKET, SO_KEEPALIVE },
+	{ VQ_OPT_KEEP_IDLE_S, IPPROTO_TCP, TCP_KEEPIDLE },
+	{ VQ_OPT_KEEP_INTERVAL_S, IPPROTO_TCP, TCP_KEEPINTVL },
+	{ VQ_OPT_KEEP_COUNT, IPPROTO_TCP, TCP_KEEPCNT },
+	{ VQ_OPT_RECEIVE_BUFFER_BYTES, SOL_SOCKET, SO_RCVBUF },
+	{ VQ_OPT_SEND_BUFFER_BYTES, SOL_SOCKET, SO_SNDBUF },
+	{ VQ_OPT_REUSEPORT, SOL_SOCKET, SO_REUSEPORT },
+	{ VQ_OPT_V6ONLY, IPPROTO_IPV6, IPV6_V6ONLY },
+	{ VQ_OPT_ERROR, SOL_SOCKET, SO_ERROR },
+	{ VQ_OPT_BROADCAST, SOL_SOCKET, SO_BROADCAST },
+	{ VQ_OPT_UDP_SEGMENT, IPPROTO_UDP, UDP_SEGMENT },
+	{ VQ_OPT_UDP_GRO, IPPROTO_UDP, UDP_GRO },
+	{ 0 },
+};
 
 static int domain_of(int fd, int *domain)
 {
@@ -203,8 +188,7 @@ static int get_ip_option(int fd, const vq__ip_option *ip, int32_t *value)
 int vq_socket_set(int fd, int32_t option, int32_t value)
 {
 	const vq__ip_option *ip = vq__ip_option_find(option);
-	int level = 0;
-	int name = 0;
+	const vq__int_option *row = vq__int_option_find(option);
 
 	if (option == VQ_OPT_LINGER_S) {
 		struct linger linger = { .l_onoff = value >= 0,
@@ -214,16 +198,15 @@ int vq_socket_set(int fd, int32_t option, int32_t value)
 	}
 	if (ip != NULL)
 		return set_ip_option(fd, ip, value);
-	if (option == VQ_OPT_ERROR || !int_option(option, &level, &name))
+	if (option == VQ_OPT_ERROR || row == NULL)
 		return -VQ_EINVAL;
-	return set_int(fd, level, name, value);
+	return set_int(fd, row->level, row->name, value);
 }
 
 int vq_socket_get(int fd, int32_t option, int32_t *value)
 {
 	const vq__ip_option *ip = vq__ip_option_find(option);
-	int level = 0;
-	int name = 0;
+	const vq__int_option *row = vq__int_option_find(option);
 	socklen_t len = sizeof(*value);
 
 	if (option == VQ_OPT_LINGER_S) {
@@ -236,9 +219,9 @@ int vq_socket_get(int fd, int32_t option, int32_t *value)
 	}
 	if (ip != NULL)
 		return get_ip_option(fd, ip, value);
-	if (!int_option(option, &level, &name))
+	if (row == NULL)
 		return -VQ_EINVAL;
-	return getsockopt(fd, level, name, value, &len) == 0 ? 0 : -errno;
+	return getsockopt(fd, row->level, row->name, value, &len) == 0 ? 0 : -errno;
 }
 
 int vq_socket_group(int fd, bool join, const vq_addr *group, uint32_t interface_index)

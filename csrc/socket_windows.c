@@ -168,36 +168,21 @@ int vq_socket_peer(int fd, vq_addr *addr)
 	return 0;
 }
 
-/* Options that are one int. */
-static bool int_option(int32_t option, int *level, int *name)
-{
-	static const struct {
-		int32_t option;
-		int level;
-		int name;
-	} table[] = {
-		{ VQ_OPT_NODELAY, IPPROTO_TCP, TCP_NODELAY },
-		{ VQ_OPT_KEEPALIVE, SOL_SOCKET, SO_KEEPALIVE },
-		{ VQ_OPT_KEEP_IDLE_S, IPPROTO_TCP, VQ__TCP_KEEPIDLE },
-		{ VQ_OPT_KEEP_INTERVAL_S, IPPROTO_TCP, VQ__TCP_KEEPINTVL },
-		{ VQ_OPT_KEEP_COUNT, IPPROTO_TCP, VQ__TCP_KEEPCNT },
-		{ VQ_OPT_RECEIVE_BUFFER_BYTES, SOL_SOCKET, SO_RCVBUF },
-		{ VQ_OPT_SEND_BUFFER_BYTES, SOL_SOCKET, SO_SNDBUF },
-		{ VQ_OPT_V6ONLY, IPPROTO_IPV6, IPV6_V6ONLY },
-		{ VQ_OPT_ERROR, SOL_SOCKET, SO_ERROR },
-		{ VQ_OPT_BROADCAST, SOL_SOCKET, SO_BROADCAST },
-		{ VQ_OPT_UDP_SEGMENT, IPPROTO_UDP, VQ__UDP_SEND_MSG_SIZE },
-		{ VQ_OPT_UDP_GRO, IPPROTO_UDP, VQ__UDP_RECV_MAX_COALESCED_SIZE },
-	};
-	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
-		if (table[i].option == option) {
-			*level = table[i].level;
-			*name = table[i].name;
-			return true;
-		}
-	}
-	return false;
-}
+const vq__int_option vq__int_options[] = {
+	{ VQ_OPT_NODELAY, IPPROTO_TCP, TCP_NODELAY },
+	{ VQ_OPT_KEEPALIVE, SOL_SOCKET, SO_KEEPALIVE },
+	{ VQ_OPT_KEEP_IDLE_S, IPPROTO_TCP, VQ__TCP_KEEPIDLE },
+	{ VQ_OPT_KEEP_INTERVAL_S, IPPROTO_TCP, VQ__TCP_KEEPINTVL },
+	{ VQ_OPT_KEEP_COUNT, IPPROTO_TCP, VQ__TCP_KEEPCNT },
+	{ VQ_OPT_RECEIVE_BUFFER_BYTES, SOL_SOCKET, SO_RCVBUF },
+	{ VQ_OPT_SEND_BUFFER_BYTES, SOL_SOCKET, SO_SNDBUF },
+	{ VQ_OPT_V6ONLY, IPPROTO_IPV6, IPV6_V6ONLY },
+	{ VQ_OPT_ERROR, SOL_SOCKET, SO_ERROR },
+	{ VQ_OPT_BROADCAST, SOL_SOCKET, SO_BROADCAST },
+	{ VQ_OPT_UDP_SEGMENT, IPPROTO_UDP, VQ__UDP_SEND_MSG_SIZE },
+	{ VQ_OPT_UDP_GRO, IPPROTO_UDP, VQ__UDP_RECV_MAX_COALESCED_SIZE },
+	{ 0 },
+};
 
 const vq__ip_option vq__ip_options[] = {
 	{ VQ_OPT_TTL, IP_TTL, IPV6_UNICAST_HOPS, true },
@@ -250,9 +235,6 @@ static int set_ip_option(int fd, const vq__ip_option *ip, int value)
 
 int vq_socket_set(int fd, int32_t option, int32_t value)
 {
-	int level = 0;
-	int name = 0;
-
 	switch (option) {
 	case VQ_OPT_LINGER_S: {
 		const struct linger linger = { .l_onoff = value >= 0,
@@ -278,7 +260,8 @@ int vq_socket_set(int fd, int32_t option, int32_t value)
 	const vq__ip_option *ip = vq__ip_option_find(option);
 	if (ip != NULL)
 		return set_ip_option(fd, ip, value);
-	return int_option(option, &level, &name) ? set_int(fd, level, name, value) : -VQ_EINVAL;
+	const vq__int_option *row = vq__int_option_find(option);
+	return row != NULL ? set_int(fd, row->level, row->name, value) : -VQ_EINVAL;
 }
 
 int vq_socket_get(int fd, int32_t option, int32_t *value)
@@ -300,6 +283,7 @@ int vq_socket_get(int fd, int32_t option, int32_t *value)
 		return 0;
 	}
 	const vq__ip_option *ip = vq__ip_option_find(option);
+	const vq__int_option *row = vq__int_option_find(option);
 	if (ip != NULL) {
 		bool v6 = false;
 		int rc = option == VQ_OPT_MULTICAST_INTERFACE ? -VQ_EINVAL : is_v6(fd, &v6);
@@ -307,7 +291,10 @@ int vq_socket_get(int fd, int32_t option, int32_t *value)
 			return rc;
 		level = v6 ? IPPROTO_IPV6 : IPPROTO_IP;
 		name = v6 ? ip->v6 : ip->v4;
-	} else if (!int_option(option, &level, &name)) {
+	} else if (row != NULL) {
+		level = row->level;
+		name = row->name;
+	} else {
 		return -VQ_EINVAL;
 	}
 	/* Some answer with a single byte. */

@@ -8,27 +8,12 @@
 
 #include <errno.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
-
-/* Descriptors that there are places for, whatever RLIMIT_NOFILE is when the driver is made. */
-#define FD_COUNT_MIN (1u << 16)
-#define FD_COUNT_MAX (1u << 22)
 
 /* A receive and a send each, and some more. */
 #define OPS_PER_FD 3u
 
 #define HASH_BITS  16
 #define HASH_BYTES (sizeof(uint32_t) << HASH_BITS)
-
-static uint32_t fd_count_wanted(void)
-{
-	struct rlimit limit;
-
-	/* The hard limit: the soft one may be raised up to it later. */
-	if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_max > FD_COUNT_MAX)
-		return FD_COUNT_MAX;
-	return limit.rlim_max < FD_COUNT_MIN ? FD_COUNT_MIN : (uint32_t)limit.rlim_max;
-}
 
 static size_t ops_bytes(const vq__translate *t)
 {
@@ -59,7 +44,7 @@ int vq__book_init(vq__translate *t)
 	if ((t->groups[1].count > 0 && t->messages == NULL) || t->hash == NULL)
 		return -ENOMEM;
 	/* Address space may be limited: then fewer must do. */
-	for (uint32_t fds = fd_count_wanted(); t->ops == NULL && fds >= 1024; fds /= 2) {
+	for (uint32_t fds = vq__fd_count_wanted(); t->ops == NULL && fds >= 1024; fds /= 2) {
 		t->op_count = fds * OPS_PER_FD;
 		t->ops = vq__map_sparse(ops_bytes(t));
 	}

@@ -251,18 +251,26 @@ func (e *Endpoint) Close() error {
 // before, what is left is ended as by Close, and ctx's error returned. Blocks.
 func (e *Endpoint) Shutdown(ctx context.Context) error {
 	e.post(func(now mono.Time) { e.closeAll(now) })
-	select {
-	case <-e.done:
+	if endsWithin(ctx, e.done) {
 		return nil
-	case <-ctx.Done():
-	}
-	select {
-	case <-e.done:
-		return nil
-	default:
 	}
 	_ = e.Close()
 	return contextError(ctx.Err())
+}
+
+// endsWithin waits for done, or for the end of ctx; done counts if both have come.
+func endsWithin(ctx context.Context, done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+	}
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
 }
 
 // open makes another socket of the same kind, for a migration.

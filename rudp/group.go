@@ -185,15 +185,8 @@ func (g *Group) each(f func(e *Endpoint, now mono.Time)) {
 // was written is delivered, and ends what is left when ctx ends. Blocks.
 func (g *Group) Shutdown(ctx context.Context) error {
 	g.each(func(e *Endpoint, now mono.Time) { e.closeAll(now) })
-	select {
-	case <-g.done:
+	if endsWithin(ctx, g.done) {
 		return nil
-	case <-ctx.Done():
-	}
-	select {
-	case <-g.done:
-		return nil
-	default:
 	}
 	g.each(func(e *Endpoint, now mono.Time) { e.abortAll(now) })
 	<-g.done

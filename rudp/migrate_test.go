@@ -93,13 +93,7 @@ func TestMigrate_Refusals(t *testing.T) {
 // no path from another address is dead, so the peer is cut off from the new socket by a relay that
 // knows one client.
 func TestMigrate_DeadPath(t *testing.T) {
-	l := listen(t, serverConfig())
-	r := newRelay(t, l.Addr().(Addr).AddrPort, true)
-	c, err := Dial(testContext(t), "udp", r.addr().String(), clientConfig())
-	require.NoError(t, err)
-	t.Cleanup(func() { c.Endpoint().Close() })
-	s, err := l.AcceptStream()
-	require.NoError(t, err)
+	c, s, _ := relayed(t, true)
 	before := c.LocalAddr()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
@@ -114,7 +108,7 @@ func TestMigrate_DeadPath(t *testing.T) {
 	is(t, c.Migrate(testContext(t), netip.AddrPort{}), "migrate", ErrPathFailed, false)
 	is(t, <-replaced, "migrate", ErrReplaced, false)
 	assert.Equal(t, before, c.LocalAddr())
-	_, err = c.Write([]byte("x"))
+	_, err := c.Write([]byte("x"))
 	require.NoError(t, err)
 	n, err := s.Read(make([]byte, 2))
 	require.NoError(t, err)
@@ -138,13 +132,7 @@ func TestMigrate_SocketsClose(t *testing.T) {
 }
 
 func TestStream_NATRebinds(t *testing.T) {
-	l := listen(t, serverConfig())
-	r := newRelay(t, l.Addr().(Addr).AddrPort, false)
-	c, err := Dial(testContext(t), "udp", r.addr().String(), clientConfig())
-	require.NoError(t, err)
-	t.Cleanup(func() { c.Endpoint().Close() })
-	s, err := l.AcceptStream()
-	require.NoError(t, err)
+	c, s, r := relayed(t, false)
 	data := someBytes(8 << 20)
 	go func() {
 		_, _ = c.Write(data[:4<<20])
@@ -165,6 +153,19 @@ type relay struct {
 	mu     sync.Mutex
 	back   map[netip.AddrPort]*net.UDPConn
 	all    sync.WaitGroup
+}
+
+// relayed is a connection over a relay.
+func relayed(t *testing.T, only bool) (c, s *Stream, r *relay) {
+	t.Helper()
+	l := listen(t, serverConfig())
+	r = newRelay(t, l.Addr().(Addr).AddrPort, only)
+	c, err := Dial(testContext(t), "udp", r.addr().String(), clientConfig())
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Endpoint().Close() })
+	s, err = l.AcceptStream()
+	require.NoError(t, err)
+	return c, s, r
 }
 
 func newRelay(t *testing.T, server netip.AddrPort, only bool) *relay {

@@ -95,8 +95,8 @@ func TestRing_TakenBytesStay(t *testing.T) {
 	assert.Equal(t, len(data), r.write(data))
 }
 
-// A limit that moves, and what is held elsewhere.
-func TestRing_LimitMoves(t *testing.T) {
+// A limit that moves extends the ring, or makes it wait; and what is held elsewhere.
+func TestRing_Extend(t *testing.T) {
 	var r byteRing
 	r.init(10_000)
 	data := someBytes(60_000)

@@ -164,17 +164,7 @@ func TestBlocking_PanicAndGoexit(t *testing.T) {
 	}
 	require.Empty(t, reported)
 	func() { veloq.SpawnBlocking(rt, func(context.Context) (int, error) { return explode("dropped") }) }()
-	var pe *veloq.PanicError
-	eventually(t, "OnPanic of a dropped handle", func() (bool, any) {
-		runtime.GC()
-		select {
-		case pe = <-reported:
-			return true, nil
-		default:
-			return false, nil
-		}
-	})
-	require.Equal(t, "dropped", pe.Value)
+	reportedDropped(t, reported)
 }
 
 // Goal: the runtime's end: calls that wait are dropped, those that run are told, Close waits for

@@ -177,8 +177,8 @@ func TestDatagram_ECNAndPacketInfo(t *testing.T) {
 					}
 					_ = raw.Control(func(fd uintptr) { _ = dropChecksums(fd) })
 				}
-				if !sendsECN() {
-					return nil
+				if !sendsECN() && host != "127.0.0.1" {
+					return nil // Wine has no IPV6_TCLASS either
 				}
 				// The socket's own mark, where a message has none.
 				if err := errors.Join(from.SetTrafficClass(0xb8|2), from.SendTo([]byte("x"), there)); err != nil {

@@ -101,6 +101,18 @@ func datagramPair(c *veloq.Context) (to, from *veloq.Datagram, err error) {
 	return to, from, err
 }
 
+// inPair runs fn as a task with such a pair.
+func inPair(t *testing.T, rt *veloq.Runtime, fn func(c *veloq.Context, to, from *veloq.Datagram) error) error {
+	t.Helper()
+	return inTask(t, rt, func(c *veloq.Context) error {
+		to, from, err := datagramPair(c)
+		if err != nil {
+			return err
+		}
+		return fn(c, to, from)
+	})
+}
+
 // expect receives one datagram with a deadline and compares.
 func expect(d *veloq.Datagram, want []byte) error {
 	if err := d.SetReadDeadline(time.Now().Add(patience)); err != nil {
@@ -155,11 +167,7 @@ func TestDatagram_Empty(t *testing.T) {
 	for _, sh := range packetShapes() {
 		t.Run(sh.name, func(t *testing.T) {
 			rt := newPacketRuntime(t, sh.config)
-			require.NoError(t, inTask(t, rt, func(c *veloq.Context) error {
-				to, from, err := datagramPair(c)
-				if err != nil {
-					return err
-				}
+			require.NoError(t, inPair(t, rt, func(c *veloq.Context, to, from *veloq.Datagram) error {
 				for range 20 {
 					for _, b := range [][]byte{nil, []byte("x"), {}, {}} {
 						if err := from.Send(b); err != nil {
@@ -184,11 +192,7 @@ func TestDatagram_Empty(t *testing.T) {
 func TestDatagram_Truncated(t *testing.T) {
 	config := packetShapes()[1].config
 	rt := newPacketRuntime(t, config)
-	require.NoError(t, inTask(t, rt, func(c *veloq.Context) error {
-		to, from, err := datagramPair(c)
-		if err != nil {
-			return err
-		}
+	require.NoError(t, inPair(t, rt, func(c *veloq.Context, to, from *veloq.Datagram) error {
 		b := newPattern(3).next(3000)
 		if err := errors.Join(from.Send(b), from.Send(b[:longest(config)]), from.Send(b[:5])); err != nil {
 			return err
@@ -223,11 +227,7 @@ func TestDatagram_Truncated(t *testing.T) {
 // Goal: a Datagram is what package net's interfaces say.
 func TestDatagram_NetInterfaces(t *testing.T) {
 	rt := newPacketRuntime(t, veloq.Config{Workers: 1})
-	require.NoError(t, inTask(t, rt, func(c *veloq.Context) error {
-		to, from, err := datagramPair(c)
-		if err != nil {
-			return err
-		}
+	require.NoError(t, inPair(t, rt, func(c *veloq.Context, to, from *veloq.Datagram) error {
 		var pc net.PacketConn = to
 		var conn net.Conn = from
 		if _, err := conn.Write([]byte("ping")); err != nil {
@@ -391,11 +391,7 @@ func TestDatagram_CloseSendsAll(t *testing.T) {
 	for _, sh := range packetShapes() {
 		t.Run(sh.name, func(t *testing.T) {
 			rt := newPacketRuntime(t, sh.config)
-			require.NoError(t, inTask(t, rt, func(c *veloq.Context) error {
-				to, from, err := datagramPair(c)
-				if err != nil {
-					return err
-				}
+			require.NoError(t, inPair(t, rt, func(c *veloq.Context, to, from *veloq.Datagram) error {
 				bytes := newPattern(7)
 				for range count {
 					if err := from.Send(bytes.next(1000)); err != nil {
@@ -443,16 +439,12 @@ func TestDatagram_RuntimeCloseInFlight(t *testing.T) {
 
 func TestDatagram_Deadline(t *testing.T) {
 	rt := newPacketRuntime(t, veloq.Config{Workers: 1})
-	require.NoError(t, inTask(t, rt, func(c *veloq.Context) error {
-		to, from, err := datagramPair(c)
-		if err != nil {
-			return err
-		}
+	require.NoError(t, inPair(t, rt, func(c *veloq.Context, to, from *veloq.Datagram) error {
 		for _, d := range []time.Duration{-time.Second, 5 * time.Millisecond} {
 			if err := to.SetReadDeadline(time.Now().Add(d)); err != nil {
 				return err
 			}
-			_, err = to.Recv()
+			_, err := to.Recv()
 			assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
 			assert.True(t, isTimeout(err))
 		}
@@ -467,7 +459,7 @@ func TestDatagram_Deadline(t *testing.T) {
 		if err := to.SetReadDeadline(time.Now()); err != nil {
 			return err
 		}
-		_, err = waits.Join(c)
+		_, err := waits.Join(c)
 		assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		// Nothing was lost by it.
 		if err := errors.Join(to.SetReadDeadline(time.Time{}), from.Send([]byte("late"))); err != nil {
@@ -487,16 +479,12 @@ func TestDatagram_Deadline(t *testing.T) {
 // Goal: a second receive at a time is refused, one outside of a task too.
 func TestDatagram_SecondReader(t *testing.T) {
 	rt := newPacketRuntime(t, veloq.Config{Workers: 1})
-	require.NoError(t, inTask(t, rt, func(c *veloq.Context) error {
-		to, _, err := datagramPair(c)
-		if err != nil {
-			return err
-		}
+	require.NoError(t, inPair(t, rt, func(c *veloq.Context, to, _ *veloq.Datagram) error {
 		waits := veloq.SpawnLocal(c, func(*veloq.Context) (veloq.Packet, error) { return to.Recv() })
 		if err := c.Yield(); err != nil {
 			return err
 		}
-		_, err = to.Recv()
+		_, err := to.Recv()
 		assert.ErrorIs(t, err, veloq.ErrBusy)
 		n, err := to.TryRecvBatch(make([]veloq.Packet, 1))
 		assert.Zero(t, n)
@@ -634,16 +622,13 @@ func TestDatagram_NoAllocations(t *testing.T) {
 		t.Skip("the race detector allocates")
 	}
 	rt := newPacketRuntime(t, veloq.Config{Workers: 1})
-	require.NoError(t, inTask(t, rt, func(c *veloq.Context) error {
-		to, from, err := datagramPair(c)
-		if err != nil {
-			return err
-		}
+	require.NoError(t, inPair(t, rt, func(c *veloq.Context, to, from *veloq.Datagram) error {
 		b := make([]byte, 1200)
 		there := from.LocalAddr().(*net.UDPAddr).AddrPort()
 		message := veloq.Message{Data: make([]byte, 12000), SegmentSize: 1200}
 		buf := make([]byte, 2000)
 		ps := make([]veloq.Packet, 16)
+		var err error
 		round := func() {
 			for range 10 {
 				err = errors.Join(err, from.Send(b))

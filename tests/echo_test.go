@@ -29,18 +29,7 @@ var echoModes = []func(*veloq.Context, *veloq.Stream) error{
 		_, err := s.ReadFrom(s)
 		return err
 	},
-	func(_ *veloq.Context, s *veloq.Stream) error { // one lease at a time
-		for {
-			l, err := s.ReadLease()
-			if err != nil {
-				return err
-			}
-			_, err = s.WriteLease(l)
-			if err != nil {
-				return err
-			}
-		}
-	},
+	smallEchoTask, // one lease at a time
 	func(_ *veloq.Context, s *veloq.Stream) error { // the bytes in place
 		for {
 			if _, err := s.Peek(1); err != nil {

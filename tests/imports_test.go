@@ -59,6 +59,7 @@ var importTable = []rule{
 	{folder: "cmd/rudpcat", module: []string{"rudp/..."}},
 	{folder: "cmd/...", module: []string{"."}},
 	{folder: "examples/...", module: []string{".", "engine/...", "rudp/..."}},
+	{folder: "tests/program", module: []string{"."}},
 	{folder: "tests/...", module: []string{"..."}},
 }
 
@@ -193,6 +194,7 @@ func TestImports_CheckerFindsViolations(t *testing.T) {
 		"example, third party":          {from: "examples/http", to: "github.com/valyala/fasthttp", found: true},
 		"bench, third party":            {from: "bench/servers", to: "github.com/panjf2000/gnet/v2", found: true},
 		"tests, anything of ours":       {from: "tests/soak", to: module + "/internal/core"},
+		"tests of programs, core":       {from: "tests/program", to: module + "/internal/core", found: true},
 		"tests, third party, non-test":  {from: "tests/soak", to: "github.com/stretchr/testify/assert", found: true},
 		"no place":                      {from: "pkg", to: "net", found: true},
 		"a name that begins like ours":  {from: "enginex", to: "net", found: true},

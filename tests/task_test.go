@@ -561,6 +561,21 @@ func TestTask_Panic(t *testing.T) {
 	func() {
 		veloq.Spawn(rt, func(*veloq.Context) (int, error) { return explode("dropped") })
 	}()
+	reportedDropped(t, reported)
+	// A nil panic and a runtime error are panics as well.
+	_, err = veloq.Spawn(rt, func(*veloq.Context) (int, error) { panic(nil) }).Wait(soon(t))
+	var pe *veloq.PanicError
+	require.ErrorAs(t, err, &pe)
+	_, err = veloq.Spawn(rt, func(*veloq.Context) (int, error) { var p *int; return *p, nil }).Wait(soon(t))
+	var re runtime.Error
+	require.ErrorAs(t, err, &re)
+	settled(t, rt, held{})
+	require.Empty(t, reported)
+}
+
+// reportedDropped waits until the collector has found the dropped handle of explode("dropped").
+func reportedDropped(t *testing.T, reported <-chan *veloq.PanicError) {
+	t.Helper()
 	var pe *veloq.PanicError
 	eventually(t, "OnPanic of a dropped handle", func() (bool, any) {
 		runtime.GC()
@@ -572,14 +587,6 @@ func TestTask_Panic(t *testing.T) {
 		}
 	})
 	require.Equal(t, "dropped", pe.Value)
-	// A nil panic and a runtime error are panics as well.
-	_, err = veloq.Spawn(rt, func(*veloq.Context) (int, error) { panic(nil) }).Wait(soon(t))
-	require.ErrorAs(t, err, &pe)
-	_, err = veloq.Spawn(rt, func(*veloq.Context) (int, error) { var p *int; return *p, nil }).Wait(soon(t))
-	var re runtime.Error
-	require.ErrorAs(t, err, &re)
-	settled(t, rt, held{})
-	require.Empty(t, reported)
 }
 
 //go:noinline

@@ -337,6 +337,27 @@ func TestUnix_DatagramEcho(t *testing.T) {
 	gone(t, path)
 }
 
+// senderTo returns a socket that sends to path, connected or not, and a message for it to send.
+func senderTo(c *veloq.Context, path string, connected bool) (d *veloq.Datagram, m *veloq.Message, err error) {
+	m = &veloq.Message{Data: make([]byte, 1000)}
+	if connected {
+		d, err = c.DialDatagram("unixgram", path)
+	} else {
+		d, err = c.ListenDatagram("unixgram", "")
+		m.Path = path
+	}
+	return d, m, err
+}
+
+// fillQueue sends m until there is no room.
+func fillQueue(t *testing.T, d *veloq.Datagram, m *veloq.Message) {
+	var err error
+	for err == nil {
+		err = d.TrySend(m)
+	}
+	assert.ErrorIs(t, err, veloq.ErrFull)
+}
+
 // Goal: a receiver that is slow holds up the sender, and nothing is lost or overtaken: connected, and
 // unconnected, where nothing tells of room.
 func TestUnix_DatagramOrderUnderPressure(t *testing.T) {
@@ -352,22 +373,14 @@ func TestUnix_DatagramOrderUnderPressure(t *testing.T) {
 				defer func() { _ = to.Close() }()
 				require.NoError(t, to.SetReadDeadline(time.Now().Add(patience)))
 				sender := veloq.SpawnTo(rt, rt.Workers()-1, func(c *veloq.Context) (struct{}, error) {
-					var d *veloq.Datagram
-					var err error
-					m := veloq.Message{}
-					if connected {
-						d, err = c.DialDatagram("unixgram", path)
-					} else {
-						d, err = c.ListenDatagram("unixgram", "")
-						m.Path = path
-					}
+					d, m, err := senderTo(c, path, connected)
 					if err != nil {
 						return struct{}{}, err
 					}
 					bytes := newPattern(2)
 					for i := range count {
 						m.Data = append(fmt.Appendf(m.Data[:0], "%d ", i), bytes.next(600)...)
-						if err := d.SendMessage(&m); err != nil {
+						if err := d.SendMessage(m); err != nil {
 							return struct{}{}, fmt.Errorf("datagram %d: %w", i, err)
 						}
 					}
@@ -456,34 +469,23 @@ func TestUnix_DatagramFullEnds(t *testing.T) {
 	before := holds(rt)
 	for _, connected := range []bool{true, false} {
 		require.NoError(t, inTask(t, rt, func(c *veloq.Context) error {
-			var d *veloq.Datagram
-			m := veloq.Message{Data: make([]byte, 1000)}
-			var err error
-			if connected {
-				d, err = c.DialDatagram("unixgram", path)
-			} else {
-				d, err = c.ListenDatagram("unixgram", "")
-				m.Path = path
-			}
+			d, m, err := senderTo(c, path, connected)
 			if err != nil {
 				return err
 			}
-			for err == nil {
-				err = d.TrySend(&m)
-			}
-			assert.ErrorIs(t, err, veloq.ErrFull)
+			fillQueue(t, d, m)
 			// Room for a few that the receiver's queue takes; then none.
 			if err := d.SetWriteDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
 				return err
 			}
 			for err = nil; err == nil; {
-				err = d.SendMessage(&m)
+				err = d.SendMessage(m)
 			}
 			assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
 			if err := d.SetWriteDeadline(time.Time{}); err != nil {
 				return err
 			}
-			waits := veloq.SpawnLocal(c, func(*veloq.Context) (int, error) { return 0, d.SendMessage(&m) })
+			waits := veloq.SpawnLocal(c, func(*veloq.Context) (int, error) { return 0, d.SendMessage(m) })
 			flushes := veloq.SpawnLocal(c, func(*veloq.Context) (int, error) { return 0, d.Flush() })
 			if err := c.Sleep(2 * time.Millisecond); err != nil {
 				return err
@@ -513,19 +515,11 @@ func TestUnix_DatagramWaitsQuietly(t *testing.T) {
 	for _, connected := range []bool{true, false} {
 		full := make(chan struct{})
 		h := veloq.Spawn(rt, func(c *veloq.Context) (struct{}, error) {
-			var d *veloq.Datagram
-			m := veloq.Message{Data: make([]byte, 1000)}
-			var err error
-			if connected {
-				d, err = c.DialDatagram("unixgram", path)
-			} else {
-				d, err = c.ListenDatagram("unixgram", "")
-				m.Path = path
+			d, m, err := senderTo(c, path, connected)
+			if err != nil {
+				return struct{}{}, err
 			}
-			for err == nil {
-				err = d.TrySend(&m)
-			}
-			assert.ErrorIs(t, err, veloq.ErrFull)
+			fillQueue(t, d, m)
 			close(full)
 			return struct{}{}, d.Flush()
 		})

@@ -56,6 +56,8 @@ func (b *builder) buildServers(ctx context.Context, servers []server) map[string
 		switch {
 		case s.binary == "limit":
 			err = b.buildC(ctx, s.binary)
+		case s.binary == otherBinary:
+			err = b.buildGo(ctx, b.cfg.against, "./examples/echo", s.binary, "")
 		case s.isVeloq():
 			err = b.buildGo(ctx, b.root, "./examples/echo", s.binary, "")
 		case s.binary == "gnet":

@@ -4,6 +4,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -71,7 +72,48 @@ func TestParse_PresetYieldsToFlags(t *testing.T) {
 	}
 }
 
-// -only net is the table in one run: every server under every workload, on one CPU and two.
+// Two versions are compared round by round: what slowed a whole round does not count.
+func TestAgainst_RatiosWithinRounds(t *testing.T) {
+	cfg, err := parse([]string{"-servers", "veloq-task,gonet", "-against", "elsewhere"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range cfg.servers {
+		got = append(got, s.name+"="+s.binary)
+	}
+	if want := []string{"veloq-task=echo", "veloq-task@other=echo-other", "gonet=gonet"}; !slices.Equal(got, want) {
+		t.Errorf("servers %v, want %v", got, want)
+	}
+	if !filepath.IsAbs(cfg.against) {
+		t.Errorf("-against %q: the build runs in another folder", cfg.against)
+	}
+	samples := func(cpu ...float64) (out []sample) {
+		for _, v := range cpu {
+			out = append(out, sample{CPUus: v, ReqPerS: 100, P99us: 10})
+		}
+		return out
+	}
+	table := againstTable([]*cell{
+		{Server: "veloq-task", Workload: "1x64B", Samples: samples(4, 40, 6)},
+		{Server: "veloq-task@other", Workload: "1x64B", Samples: samples(5, 50, 5)},
+		{Server: "gonet", Workload: "1x64B", Samples: samples(1, 1, 1)},
+		{Server: "veloq-task", Workload: "64x64B", Samples: samples(1)},
+		{Server: "veloq-task@other", Workload: "64x64B"},
+	})
+	lines := strings.Split(strings.TrimSpace(table), "\n")
+	if len(lines) != 3 {
+		t.Fatalf("%d lines:\n%s", len(lines), table)
+	}
+	if want := "0.800 ( 0.800 to  1.200)"; !strings.Contains(lines[1], want) {
+		t.Errorf("%q lacks %q", lines[1], want)
+	}
+	if want := "not every round"; !strings.Contains(lines[2], want) {
+		t.Errorf("%q lacks %q", lines[2], want)
+	}
+}
+
+// -only net is the net door's table in one run: every server under every workload, on one CPU and two.
 func TestParse_NetOnOneAndTwoCPUs(t *testing.T) {
 	cfg, err := parse([]string{"-only", "net"})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -34,6 +35,7 @@ type config struct {
 	short      bool     // -table short
 	cpus       []string // those of this process: server and load client share them out
 	veloqArgs  []string
+	against    string // a checkout whose veloq runs too
 	gnetTags   string
 	command    string
 }
@@ -90,9 +92,13 @@ func run(ctx context.Context, args []string) error {
 	}
 	if cfg.short {
 		fmt.Print(shortTable(cfg, summarize(cells)))
-		return nil
+	} else if err := writeReport(b.out, info, cfg, cells); err != nil {
+		return err
 	}
-	return writeReport(b.out, info, cfg, cells)
+	if cfg.against != "" {
+		fmt.Print("\n", againstTable(cells))
+	}
+	return nil
 }
 
 // tell shows progress.
@@ -114,6 +120,8 @@ func parse(args []string) (*config, error) {
 	table := fs.String("table", "full", "full: every figure, and files; short: one small table, "+
 		"and the first failure ends it")
 	veloqArgs := fs.String("veloq-args", "", "further flags for examples/echo, space-separated")
+	fs.StringVar(&cfg.against, "against", "", "the path of another checkout of the repository: veloq's "+
+		"servers run from there too, and how the two compare is printed at the end")
 	fs.IntVar(&cfg.rounds, "rounds", 5, "rounds; every server runs once in each")
 	fs.Float64Var(&cfg.seconds, "seconds", 2, "seconds measured a sample")
 	fs.Float64Var(&cfg.warmup, "warmup", 0.5, "seconds of load before that")
@@ -171,6 +179,12 @@ func parse(args []string) (*config, error) {
 	var err error
 	if cfg.servers, err = pick(allServers, *serverList); err != nil {
 		return nil, err
+	}
+	if cfg.against != "" {
+		if cfg.against, err = filepath.Abs(cfg.against); err != nil {
+			return nil, err
+		}
+		cfg.servers = withOther(cfg.servers)
 	}
 	workloads, err := pick(allWorkloads, *workloadList)
 	cfg.workloads = withCPUs(workloads, cfg.serverCPUs)

@@ -14,8 +14,8 @@ type server struct {
 
 func (s server) label() string { return s.name }
 
-// isVeloq says that the program is the repository's own.
-func (s server) isVeloq() bool { return s.binary == "echo" }
+// isVeloq says that the program is the repository's own, of this version or another.
+func (s server) isVeloq() bool { return s.binary == "echo" || s.binary == otherBinary }
 
 var allServers = []server{
 	{

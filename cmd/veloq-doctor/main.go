@@ -10,13 +10,14 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/veloq/veloq"
 )
 
 func main() {
-	driver := flag.String("driver", "auto", "auto, uring or epoll")
+	driver := flag.String("driver", "auto", "auto, uring, epoll or iocp")
 	workers := flag.Int("workers", 0, "workers; 0 is veloq's default")
 	flag.Parse()
 	d, err := veloq.ParseDriver(*driver)
@@ -75,7 +76,7 @@ func printReport(r veloq.Report) {
 	for _, name := range r.Missing {
 		cause, cure := explain(name, r.Caps)
 		fmt.Printf("\nnot got    %s\n  cause    %s\n  cure     %s\n", name, cause, cure)
-		if has(r.Emulated, name) {
+		if slices.Contains(r.Emulated, name) {
 			fmt.Printf("  effect   the driver does it itself, with more system calls\n")
 		}
 	}
@@ -85,17 +86,8 @@ func printReport(r veloq.Report) {
 	}
 }
 
-func has(list []string, name string) bool {
-	for _, have := range list {
-		if have == name {
-			return true
-		}
-	}
-	return false
-}
-
 func scheme(caps []string) string {
-	if has(caps, "BUFFER_INCREMENTAL") {
+	if slices.Contains(caps, "BUFFER_INCREMENTAL") {
 		return "each filled piece by piece"
 	}
 	return "each for one receive"
@@ -136,12 +128,12 @@ func explain(name string, caps []string) (cause, cure string) {
 		switch denied = strings.TrimSpace(denied); {
 		case denied == name:
 			return "VELOQ_DENY forbids it; Linux has it since " + since[name], "unset VELOQ_DENY"
-		case has(needs[name], denied):
+		case slices.Contains(needs[name], denied):
 			return "VELOQ_DENY forbids " + denied + ", which it needs; Linux has it since " + since[name],
 				"unset VELOQ_DENY"
 		}
 	}
-	if name == "COOP_TASKRUN" && has(caps, "DEFER_TASKRUN") {
+	if name == "COOP_TASKRUN" && slices.Contains(caps, "DEFER_TASKRUN") {
 		return "DEFER_TASKRUN is in use, which is better and excludes it", "none is needed"
 	}
 	if name == "RESTRICTED" {

@@ -4,12 +4,9 @@ package main
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -17,46 +14,15 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/veloq/veloq"
+	"github.com/veloq/veloq/tests/program"
 )
 
-// TestMain runs the program itself when a test starts this binary again.
-func TestMain(m *testing.M) {
-	if os.Getenv("CHAT_MAIN") != "" {
-		main()
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
-
-// needWorkers skips where the build has no workers.
-func needWorkers(t *testing.T) {
-	t.Helper()
-	rt, err := veloq.New(veloq.Config{Workers: 1})
-	var refused *veloq.DriverError
-	if errors.As(err, &refused) && refused.Step == "build" {
-		t.Skip(err)
-	}
-	require.NoError(t, err)
-	require.NoError(t, rt.Close())
-}
+func TestMain(m *testing.M) { program.Main(m, main) }
 
 func start(t *testing.T, args ...string) (addr string) {
 	t.Helper()
-	needWorkers(t)
-	cmd := exec.Command(os.Args[0], append([]string{"-addr", "127.0.0.1:0"}, args...)...)
-	cmd.Env = append(os.Environ(), "CHAT_MAIN=1")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		assert.NoError(t, cmd.Wait(), "the server's exit")
-	})
-	line, err := bufio.NewReader(out).ReadString('\n')
-	require.NoError(t, err)
-	return strings.TrimSpace(line)
+	program.NeedWorkers(t)
+	return program.Start(t, append([]string{"-addr", "127.0.0.1:0"}, args...)...).Line()
 }
 
 type client struct {

@@ -3,53 +3,22 @@ package main
 // The program as its users see it: a process with an exit status, against servers of package net.
 
 import (
-	"bytes"
-	"errors"
 	"io"
 	"net"
-	"os"
-	"os/exec"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/veloq/veloq"
+	"github.com/veloq/veloq/tests/program"
 )
 
-// TestMain runs the program itself when a test starts this binary again.
-func TestMain(m *testing.M) {
-	if os.Getenv("CLIENT_MAIN") != "" {
-		main()
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
-
-// needWorkers skips where the build has no workers.
-func needWorkers(t *testing.T) {
-	t.Helper()
-	rt, err := veloq.New(veloq.Config{Workers: 1})
-	var refused *veloq.DriverError
-	if errors.As(err, &refused) && refused.Step == "build" {
-		t.Skip(err)
-	}
-	require.NoError(t, err)
-	require.NoError(t, rt.Close())
-}
+func TestMain(m *testing.M) { program.Main(m, main) }
 
 func runClient(t *testing.T, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
-	needWorkers(t)
-	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), "CLIENT_MAIN=1")
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err := cmd.Run()
-	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) {
-		require.NoError(t, err)
-	}
-	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
+	program.NeedWorkers(t)
+	return program.Run(t, args...)
 }
 
 // serve runs a server that treats each connection by fn.

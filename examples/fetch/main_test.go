@@ -3,67 +3,26 @@ package main
 // The program as its users see it: a process with an exit status, against its own target.
 
 import (
-	"bufio"
-	"bytes"
-	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 
-	"github.com/veloq/veloq"
+	"github.com/veloq/veloq/tests/program"
 )
 
-// TestMain runs the program itself when a test starts this binary again.
-func TestMain(m *testing.M) {
-	if os.Getenv("FETCH_MAIN") != "" {
-		main()
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
-
-func command(args ...string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), "FETCH_MAIN=1")
-	return cmd
-}
-
-func runFetch(t *testing.T, args ...string) (status int, stdout, stderr string) {
-	t.Helper()
-	cmd := command(args...)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err := cmd.Run()
-	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) {
-		require.NoError(t, err)
-	}
-	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
-}
+func TestMain(m *testing.M) { program.Main(m, main) }
 
 // target starts the program with -serve and returns the URL that its paths follow.
 func target(t *testing.T) string {
 	t.Helper()
-	cmd := command("-serve", "127.0.0.1:0")
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	line, err := bufio.NewReader(out).ReadString('\n')
-	require.NoError(t, err)
-	return "http://" + strings.TrimSpace(line)
+	return "http://" + program.Start(t, "-serve", "127.0.0.1:0").Line()
 }
 
 func TestFetch_InParallel(t *testing.T) {
-	needWorkers(t)
+	program.NeedWorkers(t)
 	base := target(t)
 	for _, workers := range []string{"1", "2"} {
 		var args []string
@@ -71,7 +30,7 @@ func TestFetch_InParallel(t *testing.T) {
 			args = append(args, fmt.Sprintf("%s/bytes/%d", base, i*1000))
 		}
 		args = append(args, base+"/nothing")
-		status, stdout, stderr := runFetch(t, append([]string{"-p", "7", "-workers", workers, "-timeout", "1m"}, args...)...)
+		status, stdout, stderr := program.Run(t, append([]string{"-p", "7", "-workers", workers, "-timeout", "1m"}, args...)...)
 		assert.Zero(t, status, stderr)
 		for i := range 100 {
 			assert.Contains(t, stdout, fmt.Sprintf("200 %s/bytes/%d %d bytes", base, i*1000, i*1000))
@@ -83,9 +42,9 @@ func TestFetch_InParallel(t *testing.T) {
 
 // Each has its own time: one that is over fails that URL, and the others go on.
 func TestFetch_Timeouts(t *testing.T) {
-	needWorkers(t)
+	program.NeedWorkers(t)
 	base := target(t)
-	status, stdout, stderr := runFetch(t, "-p", "2", "-timeout", "50ms", base+"/slow/1h", base+"/bytes/5",
+	status, stdout, stderr := program.Run(t, "-p", "2", "-timeout", "50ms", base+"/slow/1h", base+"/bytes/5",
 		"ftp://127.0.0.1/", "http://127.0.0.1:1/")
 	assert.Equal(t, 1, status)
 	assert.Contains(t, stderr, errFailed.Error())
@@ -95,17 +54,17 @@ func TestFetch_Timeouts(t *testing.T) {
 	assert.Contains(t, stdout, "not an http:// URL")
 	assert.Contains(t, stdout, "FAIL http://127.0.0.1:1/")
 
-	status, stdout, stderr = runFetch(t, "-total", "50ms", base+"/slow/1h", base+"/slow/2h")
+	status, stdout, stderr = program.Run(t, "-total", "50ms", base+"/slow/1h", base+"/slow/2h")
 	assert.Equal(t, 1, status)
 	assert.Contains(t, stderr, "timed out after 50ms")
 	assert.NotContains(t, stdout, "200")
 }
 
 func TestFetch_FailFast(t *testing.T) {
-	needWorkers(t)
+	program.NeedWorkers(t)
 	base := target(t)
 	began := time.Now()
-	status, stdout, stderr := runFetch(t, "-fail-fast", "-timeout", "1h", "-total", "1h", base+"/slow/1h", "http:///")
+	status, stdout, stderr := program.Run(t, "-fail-fast", "-timeout", "1h", "-total", "1h", base+"/slow/1h", "http:///")
 	assert.Equal(t, 1, status)
 	assert.Contains(t, stdout, "FAIL http:///")
 	assert.Contains(t, stderr, "not an http:// URL")
@@ -115,21 +74,9 @@ func TestFetch_FailFast(t *testing.T) {
 
 func TestFetch_Usage(t *testing.T) {
 	for _, args := range [][]string{{}, {"-p", "0", "http://127.0.0.1/"}, {"-serve", "127.0.0.1:0", "http://x/"}, {"-nonsense"}} {
-		status, stdout, stderr := runFetch(t, args...)
+		status, stdout, stderr := program.Run(t, args...)
 		assert.Equal(t, 2, status, "%q", args)
 		assert.Empty(t, stdout)
 		assert.NotEmpty(t, stderr)
 	}
-}
-
-// needWorkers skips where the build has no workers.
-func needWorkers(t *testing.T) {
-	t.Helper()
-	rt, err := veloq.New(veloq.Config{Workers: 1})
-	var refused *veloq.DriverError
-	if errors.As(err, &refused) && refused.Step == "build" {
-		t.Skip(err)
-	}
-	require.NoError(t, err)
-	require.NoError(t, rt.Close())
 }

@@ -10,41 +10,22 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"os"
 	"os/exec"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/veloq/veloq/tests/program"
 )
 
-// TestMain runs the program itself when a test starts this binary again.
-func TestMain(m *testing.M) {
-	if os.Getenv("HTTP_MAIN") != "" {
-		main()
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { program.Main(m, main) }
 
 func start(t *testing.T, args ...string) (addr string) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], append([]string{"-addr", "127.0.0.1:0"}, args...)...)
-	cmd.Env = append(os.Environ(), "HTTP_MAIN=1")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("the server's exit: %v", err)
-		}
-	})
-	line, err := bufio.NewReader(out).ReadString('\n')
-	must(t, err)
-	return strings.TrimSpace(line)
+	program.NeedWorkers(t)
+	return program.Start(t, append([]string{"-addr", "127.0.0.1:0"}, args...)...).Line()
 }
 
 func must(t *testing.T, err error) {

@@ -5,11 +5,9 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -19,33 +17,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/veloq/veloq"
+	"github.com/veloq/veloq/tests/program"
 )
 
-// TestMain runs the program itself when a test starts this binary again.
-func TestMain(m *testing.M) {
-	if os.Getenv("RESP_MAIN") != "" {
-		main()
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { program.Main(m, main) }
 
 func start(t *testing.T, workers string) (addr string) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], "-addr", "127.0.0.1:0", "-workers", workers)
-	cmd.Env = append(os.Environ(), "RESP_MAIN=1")
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		assert.NoError(t, cmd.Wait(), "the server's exit")
-	})
-	line, err := bufio.NewReader(out).ReadString('\n')
-	require.NoError(t, err)
-	return strings.TrimSpace(line)
+	return program.Start(t, "-addr", "127.0.0.1:0", "-workers", workers).Line()
 }
 
 func dial(t *testing.T, addr string) net.Conn {
@@ -83,7 +62,7 @@ func bulk(args ...string) string {
 }
 
 func TestServer_Commands(t *testing.T) {
-	needWorkers(t)
+	program.NeedWorkers(t)
 	for _, workers := range []string{"1", "3"} {
 		t.Run(workers, func(t *testing.T) {
 			conn := dial(t, start(t, workers))
@@ -114,7 +93,7 @@ func TestServer_Commands(t *testing.T) {
 
 // Every command cut at every place arrives whole; what is no command ends the connection with a word.
 func TestServer_PiecesAndNonsense(t *testing.T) {
-	needWorkers(t)
+	program.NeedWorkers(t)
 	addr := start(t, "2")
 	conn := dial(t, addr)
 	text := bulk("SET", "key", "value")
@@ -137,7 +116,7 @@ func TestServer_PiecesAndNonsense(t *testing.T) {
 
 // Goal: an INCR is done once, whoever's connection it comes by and wherever the key is.
 func TestServer_ManyClientsOnOneKey(t *testing.T) {
-	needWorkers(t)
+	program.NeedWorkers(t)
 	addr := start(t, "3")
 	const clients, each, pipeline = 16, 50, 20
 	var wg sync.WaitGroup
@@ -168,7 +147,7 @@ func TestServer_ManyClientsOnOneKey(t *testing.T) {
 }
 
 func TestServer_RedisBenchmark(t *testing.T) {
-	needWorkers(t)
+	program.NeedWorkers(t)
 	tool, err := exec.LookPath("redis-benchmark")
 	if err != nil {
 		t.Skip("redis-benchmark is not installed: ", err)
@@ -187,16 +166,4 @@ func TestServer_RedisBenchmark(t *testing.T) {
 		}
 		require.NotContains(t, string(out), "Error")
 	}
-}
-
-// needWorkers skips where the build has no workers.
-func needWorkers(t *testing.T) {
-	t.Helper()
-	rt, err := veloq.New(veloq.Config{Workers: 1})
-	var refused *veloq.DriverError
-	if errors.As(err, &refused) && refused.Step == "build" {
-		t.Skip(err)
-	}
-	require.NoError(t, err)
-	require.NoError(t, rt.Close())
 }

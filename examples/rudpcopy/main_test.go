@@ -3,12 +3,10 @@ package main
 // The program as its users see it: two processes and a file.
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -19,36 +17,17 @@ import (
 
 	"github.com/veloq/veloq/rudp"
 	"github.com/veloq/veloq/rudp/pin"
+	"github.com/veloq/veloq/tests/program"
 )
 
-// TestMain runs the program itself when a test starts this binary again.
-func TestMain(m *testing.M) {
-	if os.Getenv("RUDPCOPY_MAIN") != "" {
-		main()
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
-
-func rudpcopy(args ...string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), "RUDPCOPY_MAIN=1")
-	return cmd
-}
+func TestMain(m *testing.M) { program.Main(m, main) }
 
 // receiver starts a receiving process and returns its folder, address and pin.
 func receiver(t *testing.T) (dir, addr, pinned string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "rudpcopy")
 	require.NoError(t, err)
-	cmd := rudpcopy("-serve", "127.0.0.1:0", "-dir", dir)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
-		assert.NoError(t, cmd.Process.Kill())
-		_ = cmd.Wait()
 		files, err := os.ReadDir(dir)
 		assert.NoError(t, err)
 		for _, f := range files {
@@ -56,11 +35,9 @@ func receiver(t *testing.T) (dir, addr, pinned string) {
 		}
 		assert.NoError(t, os.Remove(dir))
 	})
-	lines := bufio.NewScanner(out)
-	require.True(t, lines.Scan())
-	addr = strings.TrimPrefix(lines.Text(), "listening on ")
-	require.True(t, lines.Scan())
-	return dir, addr, strings.TrimPrefix(lines.Text(), "pin ")
+	server := program.Start(t, "-serve", "127.0.0.1:0", "-dir", dir)
+	addr = strings.TrimPrefix(server.Line(), "listening on ")
+	return dir, addr, strings.TrimPrefix(server.Line(), "pin ")
 }
 
 func someFile(t *testing.T, size int) (name string, data []byte) {
@@ -79,7 +56,7 @@ func someFile(t *testing.T, size int) (name string, data []byte) {
 func TestRudpcopy_MigratesInTheMiddle(t *testing.T) {
 	dir, addr, pinned := receiver(t)
 	name, data := someFile(t, 24<<20)
-	out, err := rudpcopy("-pin", pinned, "-migrate-after", strconv.Itoa(8<<20), name, addr).CombinedOutput()
+	out, err := program.New("-pin", pinned, "-migrate-after", strconv.Itoa(8<<20), name, addr).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	assert.Contains(t, string(out), "moved from ")
 	assert.Contains(t, string(out), "100 %")
@@ -92,14 +69,14 @@ func TestRudpcopy_EmptyFileAndShortOnes(t *testing.T) {
 	dir, addr, pinned := receiver(t)
 	for _, size := range []int{0, 1, 100_000} {
 		name, data := someFile(t, size)
-		out, err := rudpcopy("-pin", pinned, name, addr).CombinedOutput()
+		out, err := program.New("-pin", pinned, name, addr).CombinedOutput()
 		require.NoError(t, err, "%s", out)
 		got, err := os.ReadFile(filepath.Join(dir, filepath.Base(name)))
 		require.NoError(t, err)
 		assert.True(t, bytes.Equal(data, got))
 	}
 	name, _ := someFile(t, 1000)
-	out, err := rudpcopy("-pin", pinned, "-migrate-after", "5000", name, addr).CombinedOutput()
+	out, err := program.New("-pin", pinned, "-migrate-after", "5000", name, addr).CombinedOutput()
 	assert.Error(t, err)
 	assert.Contains(t, string(out), "shorter than -migrate-after")
 }
@@ -134,13 +111,11 @@ func TestRudpcopy_BadCommandLine(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"file", "127.0.0.1:1"}, {"-pin", "x", "file"}, {"-serve", ":0", "file"}, {"-pin", "x", "-migrate-after", "-1", "a", "b"},
 	} {
-		cmd := rudpcopy(args...)
-		_ = cmd.Run()
-		assert.Equal(t, 2, cmd.ProcessState.ExitCode(), "%q", args)
+		status, _, _ := program.Run(t, args...)
+		assert.Equal(t, 2, status, "%q", args)
 	}
 	for _, args := range [][]string{{"-pin", "x", "/nonexistent", "127.0.0.1:1"}, {"-pin", "x", os.Args[0], "127.0.0.1:1"}, {"-serve", "nowhere"}} {
-		cmd := rudpcopy(args...)
-		_ = cmd.Run()
-		assert.Equal(t, 1, cmd.ProcessState.ExitCode(), "%q", args)
+		status, _, _ := program.Run(t, args...)
+		assert.Equal(t, 1, status, "%q", args)
 	}
 }

@@ -118,17 +118,12 @@ static void race(bool multishot, bool into)
 		/* The first turn waits, so that idle rounds do not outnumber those with data. */
 		for (uint32_t i = 0; i < turns && !f.ops[op].terminal; i++)
 			fx_turn(&f, i == 0);
-		if (!f.ops[op].terminal)
-			fx_cancel_wait(&f, op);
-		int32_t res = f.ops[op].res;
-		CHECK(res > 0 || res == -VQ_ECANCELED || res == -VQ_ENOBUFS);
-		if (into && res > 0) {
-			fx_check_bytes(memory, done, (size_t)res, 31);
-			done += (size_t)res;
-		} else {
-			fx_check_bytes(f.ops[op].data, done, f.ops[op].data_len, 31);
-			done += f.ops[op].data_len;
+		size_t len = fx_recv_end(&f, op, done, 31);
+		if (into && f.ops[op].res > 0) {
+			len = (size_t)f.ops[op].res;
+			fx_check_bytes(memory, done, len, 31);
 		}
+		done += len;
 	}
 	CHECK_EQ(done, TOTAL);
 	fx_stream_join(&writer);

@@ -391,6 +391,16 @@ void fx_check_bytes(const void *data, uint64_t position, size_t len_bytes, uint3
 	}
 }
 
+size_t fx_recv_end(fx *f, uint32_t op, uint64_t position, uint32_t seed)
+{
+	if (!f->ops[op].terminal)
+		fx_cancel_wait(f, op);
+	int32_t res = f->ops[op].res;
+	CHECK(res > 0 || res == -VQ_ENOBUFS || res == -VQ_ECANCELED);
+	fx_check_bytes(f->ops[op].data, position, f->ops[op].data_len, seed);
+	return f->ops[op].data_len;
+}
+
 uint32_t fx_random(uint32_t *state)
 {
 	*state ^= *state << 13;

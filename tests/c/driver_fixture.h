@@ -133,6 +133,12 @@ int32_t fx_sent(fx *f, uint32_t op, uint32_t len_bytes);
 /* Cancels, and waits for both answers. */
 void fx_cancel_wait(fx *f, uint32_t target);
 
+/*
+ * Ends a receive of a stream, by a cancel if need be. Its bytes are checked from that position on;
+ * returns how many there are in buffers of the group.
+ */
+size_t fx_recv_end(fx *f, uint32_t op, uint64_t position, uint32_t seed);
+
 /* Gives back every buffer that is held. */
 void fx_return_buffers(fx *f);
 

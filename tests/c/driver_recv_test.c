@@ -20,12 +20,7 @@ static void receive_all(int fd, uint64_t position, size_t len, uint32_t seed)
 		uint32_t op = fx_recv(&f, fd, VQ_RECV_MULTISHOT);
 		while (!f.ops[op].terminal && done + f.ops[op].data_len < len)
 			fx_turn(&f, 1);
-		if (!f.ops[op].terminal)
-			fx_cancel_wait(&f, op);
-		int32_t res = f.ops[op].res;
-		CHECK(res > 0 || res == -VQ_ENOBUFS || res == -VQ_ECANCELED);
-		fx_check_bytes(f.ops[op].data, position + done, f.ops[op].data_len, seed);
-		done += f.ops[op].data_len;
+		done += fx_recv_end(&f, op, position + done, seed);
 	}
 	CHECK_EQ(done, len);
 }

@@ -5,7 +5,7 @@
 
 static const vq_addr loopback = { .family = VQ_AF_INET, .ip = { 127, 0, 0, 1 } };
 
-static int stream(void)
+int peer_stream(void)
 {
 	const vq_socket_config config = { 0 };
 	int32_t call = 0;
@@ -24,14 +24,14 @@ static int bound_at(int fd, vq_addr *bound)
 int peer_listen(int32_t backlog, vq_addr *bound)
 {
 	int32_t call = 0;
-	int fd = stream();
+	int fd = peer_stream();
 	CHECK_EQ(vq_socket_listen(fd, &loopback, backlog, bound, &call), 0);
 	return fd;
 }
 
 int peer_bind(vq_addr *bound)
 {
-	return bound_at(stream(), bound);
+	return bound_at(peer_stream(), bound);
 }
 
 int peer_datagram(vq_addr *bound)
@@ -45,7 +45,7 @@ int peer_datagram(vq_addr *bound)
 
 int peer_connect(const vq_addr *to)
 {
-	int fd = stream();
+	int fd = peer_stream();
 	CHECK_EQ(vq_socket_connect(fd, to), 0);
 	return fd;
 }
@@ -62,6 +62,20 @@ void peer_pair(int ends[2])
 void peer_send(int fd, const void *data, size_t len_bytes)
 {
 	CHECK_EQ(peer_try_send(fd, data, len_bytes), 0);
+}
+
+int peer_try_send(int fd, const void *data, size_t len_bytes)
+{
+	const char *from = data;
+
+	while (len_bytes > 0) {
+		int64_t n = peer_send_some(fd, from, len_bytes);
+		if (n < 0)
+			return (int)n;
+		from += n;
+		len_bytes -= (size_t)n;
+	}
+	return 0;
 }
 
 void peer_recv_all(int fd, void *data, size_t len_bytes)

@@ -14,6 +14,9 @@
 /* A listener on a free port of 127.0.0.1. Blocks no one: accept is the caller's. */
 int peer_listen(int32_t backlog, vq_addr *bound);
 
+/* A stream socket, neither bound nor connected. */
+int peer_stream(void);
+
 /* A socket bound to a free port of 127.0.0.1, which does not listen. */
 int peer_bind(vq_addr *bound);
 
@@ -31,6 +34,9 @@ void peer_pair(int ends[2]);
 
 /* Sends all. Blocks. */
 void peer_send(int fd, const void *data, size_t len_bytes);
+
+/* What one send(2) answers: bytes, or a negative VQ_E*. Blocks. */
+int64_t peer_send_some(int fd, const void *data, size_t len_bytes);
 
 /* As peer_send, and returns 0 or the first negative VQ_E*. Blocks. */
 int peer_try_send(int fd, const void *data, size_t len_bytes);

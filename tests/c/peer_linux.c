@@ -28,20 +28,14 @@ int peer_accept(int listener)
 	return fd;
 }
 
-int peer_try_send(int fd, const void *data, size_t len_bytes)
+int64_t peer_send_some(int fd, const void *data, size_t len_bytes)
 {
-	const char *from = data;
+	ssize_t n;
 
-	while (len_bytes > 0) {
-		ssize_t n = send(fd, from, len_bytes, MSG_NOSIGNAL);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		from += n;
-		len_bytes -= (size_t)n;
-	}
-	return 0;
+	do {
+		n = send(fd, data, len_bytes, MSG_NOSIGNAL);
+	} while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : n;
 }
 
 int64_t peer_recv(int fd, void *data, size_t len_bytes)

@@ -38,23 +38,17 @@ int peer_accept(int listener)
 	return (int)s;
 }
 
-int peer_try_send(int fd, const void *data, size_t len_bytes)
+int64_t peer_send_some(int fd, const void *data, size_t len_bytes)
 {
-	const char *from = data;
-
-	while (len_bytes > 0) {
+	for (;;) {
 		int part = len_bytes < 1 << 20 ? (int)len_bytes : 1 << 20;
-		int n = send(vq__socket(fd), from, part, 0);
-		if (n < 0 && WSAGetLastError() == WSAEWOULDBLOCK) {
-			wait_for(vq__socket(fd), true);
-			continue;
-		}
-		if (n < 0)
+		int n = send(vq__socket(fd), data, part, 0);
+		if (n >= 0)
+			return n;
+		if (WSAGetLastError() != WSAEWOULDBLOCK)
 			return vq__wsa_error();
-		from += n;
-		len_bytes -= (size_t)n;
+		wait_for(vq__socket(fd), true);
 	}
-	return 0;
 }
 
 int64_t peer_recv(int fd, void *data, size_t len_bytes)

@@ -12,11 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "check.h"
-#include "peer.h"
-
-static const vq_addr loop4 = { .family = VQ_AF_INET, .ip = { 127, 0, 0, 1 } };
-static const vq_addr loop6 = { .family = VQ_AF_INET6, .ip = { [15] = 1 } };
+#include "socket_fixture.h"
 
 static int open_datagram(uint16_t family, uint32_t flags)
 {
@@ -26,25 +22,6 @@ static int open_datagram(uint16_t family, uint32_t flags)
 	CHECK(fd >= 0);
 	CHECK_EQ(call, VQ_CALL_NONE);
 	return fd;
-}
-
-static bool has_ipv6(void)
-{
-	const vq_socket_config config = { 0 };
-	int32_t call;
-	int fd = vq_socket_datagram(VQ_AF_INET6, &config, &call);
-	bool has = fd >= 0 && vq_socket_bind(fd, &loop6) == 0;
-
-	if (fd >= 0)
-		peer_close(fd);
-	return has;
-}
-
-static int get(int fd, int32_t option)
-{
-	int32_t value = -77;
-	CHECK_EQ(vq_socket_get(fd, option, &value), 0);
-	return value;
 }
 
 static int asked(int fd, int level, int name)

@@ -48,23 +48,13 @@ static void test_numbers(void)
 	CHECK(vq__error(0) < 0 && vq__error(0x80004005) < 0);
 }
 
-static int stream(void)
-{
-	const vq_socket_config config = { 0 };
-	int32_t call = 0;
-	int fd = vq_socket_stream(VQ_AF_INET, &config, &call);
-
-	CHECK(fd >= 0);
-	return fd;
-}
-
 static void test_provoked(void)
 {
 	const vq_addr elsewhere = { .family = VQ_AF_INET, .ip = { 192, 0, 2, 1 } };
 	vq_addr bound;
 	int32_t value = 0;
 	int listener = peer_listen(1, &bound);
-	int fd = stream();
+	int fd = peer_stream();
 
 	CHECK_EQ(vq_socket_bind(fd, &elsewhere), -VQ_EADDRNOTAVAIL);
 	CHECK_EQ(vq_socket_bind(fd, &bound), -VQ_EADDRINUSE);
