@@ -162,6 +162,10 @@ func (l Lease) Len() int {
 	return int(l.len)
 }
 
+// Of says whether the bytes lie in a receive buffer of rt's workers: then they are there for as long as
+// its handlers and tasks run. Any goroutine.
+func (l Lease) Of(rt *Runtime) bool { return l.buffer != nil && l.buffer.group.w.rt == rt }
+
 // Retain adds a hold, which needs a Release of its own, and returns the lease. A handler retains
 // what it keeps beyond OnData. Any goroutine.
 func (l Lease) Retain() Lease {

@@ -30,6 +30,56 @@ func BenchmarkStream_Bulk(b *testing.B) {
 	b.ReportMetric(float64(st.PacketsLost)/float64(st.PacketsSent), "lost/packet")
 }
 
+// Bytes one way over loopback, by the calls that copy and by those that don't.
+func BenchmarkStream_Copies(b *testing.B) {
+	p := make([]byte, 64<<10)
+	write := map[string]func(*Stream) (int, error){
+		"Write":      func(s *Stream) (int, error) { return s.Write(p) },
+		"WriteOwned": func(s *Stream) (int, error) { return s.WriteOwned(p, nil) },
+	}
+	read := map[string]func(*Stream) error{
+		"Read": func(s *Stream) error {
+			buf := make([]byte, 64<<10)
+			for {
+				if _, err := s.Read(buf); err != nil {
+					return err
+				}
+			}
+		},
+		"ReadLease": func(s *Stream) error {
+			for {
+				l, err := s.ReadLease(64 << 10)
+				if err != nil {
+					return err
+				}
+				l.Release()
+			}
+		},
+	}
+	for _, w := range []string{"Write", "WriteOwned"} {
+		for _, r := range []string{"Read", "ReadLease"} {
+			b.Run(w+"/"+r, func(b *testing.B) {
+				c, s, _ := pair(b, clientConfig(), serverConfig())
+				b.SetBytes(int64(len(p)))
+				done := make(chan error, 1)
+				go func() { done <- read[r](s) }()
+				b.ReportAllocs()
+				for b.Loop() {
+					if _, err := write[w](c); err != nil {
+						b.Fatal(err)
+					}
+				}
+				if err := c.CloseWrite(); err != nil {
+					b.Fatal(err)
+				}
+				if err := <-done; err != io.EOF {
+					b.Fatal(err)
+				}
+			})
+		}
+	}
+}
+
 // 64 bytes there and back.
 func BenchmarkStream_RoundTrip(b *testing.B) {
 	c, s, _ := pair(b, clientConfig(), serverConfig())

@@ -75,9 +75,6 @@ const (
 	windowMin = 32 << 10
 	bufferMin = 8 << 10
 	bufferMax = 1 << 30
-	// ringMax is the most that passes between handle and actor in one direction at a time, in
-	// bytes.
-	ringMax = 256 << 10
 )
 
 // ErrConfig is what every error about a Config is.
@@ -120,17 +117,13 @@ func defaulted[T comparable](v, otherwise T) T {
 	return v
 }
 
-// ringShare is the part of a buffer of so many bytes that lies between handle and actor: an eighth.
-func ringShare(total int) int { return min(max(total/8, ringMin), ringMax) }
-
-// core returns the configuration of the core, which has what the rings leave.
+// core returns the configuration of the core.
 func (c *Config) core(ecn bool) core.Config {
-	window := defaulted(c.RecvWindow, DefaultRecvWindow)
-	buffer := defaulted(c.SendBuffer, DefaultSendBuffer)
 	return core.Config{
 		TLS: c.TLS, IdleTimeout: c.IdleTimeout, HandshakeTimeout: c.HandshakeTimeout,
 		KeepAlive:  c.KeepAlive,
-		RecvWindow: window - ringShare(window), SendBuffer: buffer - ringShare(buffer),
+		RecvWindow: defaulted(c.RecvWindow, DefaultRecvWindow),
+		SendBuffer: defaulted(c.SendBuffer, DefaultSendBuffer),
 		// One more waits in the Listener's hands.
 		AcceptQueue: max(defaulted(c.AcceptQueue, DefaultAcceptQueue)-1, 1), MaxConns: c.MaxConns,
 		RequireRetry: c.RequireRetry, Congestion: c.Congestion, ECN: ecn,

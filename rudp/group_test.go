@@ -27,7 +27,6 @@ func group(t testing.TB, workers int) *Group {
 
 func groupOn(t testing.TB, runtime veloq.Config) *Group {
 	t.Helper()
-	needUDP(t) // for the clients
 	rt, err := veloq.New(runtime)
 	if err != nil {
 		t.Skip("no workers here: ", err)
@@ -66,12 +65,13 @@ func TestGroup_ManyClients(t *testing.T) {
 		}
 	}()
 	data := someBytes(1 << 20)
+	dial := dialer(t)
 	var all sync.WaitGroup
 	for range clients {
 		all.Add(1)
 		go func() {
 			defer all.Done()
-			c, err := Dial(testContext(t), "udp", g.Addr().String(), clientConfig())
+			c, err := dial(g.Addr())
 			if !assert.NoError(t, err) {
 				return
 			}
@@ -102,8 +102,9 @@ func TestGroup_ManyClients(t *testing.T) {
 // Goal: a client that migrates to an address which the kernel gives to another worker keeps its
 // connection. Among enough ports some hash to the other worker.
 func TestGroup_MigratedClientsAreForwarded(t *testing.T) {
+	needUDP(t) // migrating opens sockets
 	g := group(t, 2)
-	c, err := Dial(testContext(t), "udp", g.Addr().String(), clientConfig())
+	c, err := dialer(t)(g.Addr())
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, c.Endpoint().Close()) }()
 	s, err := g.AcceptStream()
@@ -136,7 +137,6 @@ func TestGroup_MigratedClientsAreForwarded(t *testing.T) {
 }
 
 func TestGroup_RuntimeCloses(t *testing.T) {
-	needUDP(t)
 	rt, err := veloq.New(veloq.Config{Workers: 2})
 	if err != nil {
 		t.Skip("no workers here: ", err)
@@ -147,7 +147,7 @@ func TestGroup_RuntimeCloses(t *testing.T) {
 		t.Skip("no datagrams on workers here: ", err)
 	}
 	require.NoError(t, err)
-	c, err := Dial(testContext(t), "udp", g.Addr().String(), clientConfig())
+	c, err := dialer(t)(g.Addr())
 	require.NoError(t, err)
 	s, err := g.AcceptStream()
 	require.NoError(t, err)
@@ -183,7 +183,7 @@ func TestGroup_Refusals(t *testing.T) {
 // Written bytes are delivered by Shutdown, as by an endpoint's.
 func TestGroup_ShutdownDelivers(t *testing.T) {
 	g := group(t, 2)
-	c, err := Dial(testContext(t), "udp", g.Addr().String(), clientConfig())
+	c, err := dialer(t)(g.Addr())
 	require.NoError(t, err)
 	s, err := g.AcceptStream()
 	require.NoError(t, err)
@@ -202,7 +202,7 @@ func TestGroup_ShutdownDelivers(t *testing.T) {
 
 func BenchmarkGroup_Bulk(b *testing.B) {
 	g := group(b, 1)
-	c, err := Dial(testContext(b), "udp", g.Addr().String(), clientConfig())
+	c, err := dialer(b)(g.Addr())
 	require.NoError(b, err)
 	b.Cleanup(func() { c.Endpoint().Close() })
 	s, err := g.AcceptStream()
@@ -228,7 +228,7 @@ func BenchmarkGroup_Bulk(b *testing.B) {
 // good.
 func TestGroup_SmallPacketBuffers(t *testing.T) {
 	g := groupOn(t, veloq.Config{Workers: 1, PacketSize: 2048})
-	c, err := Dial(testContext(t), "udp", g.Addr().String(), clientConfig())
+	c, err := dialer(t)(g.Addr())
 	require.NoError(t, err)
 	s, err := g.AcceptStream()
 	require.NoError(t, err)
@@ -245,7 +245,7 @@ func TestGroup_SmallPacketBuffers(t *testing.T) {
 // Goal: a socket's queue that is full holds a batch back and loses none. WriteHigh is less than one batch.
 func TestGroup_FullQueue(t *testing.T) {
 	g := groupOn(t, veloq.Config{Workers: 1, WriteHigh: 16 << 10})
-	c, err := Dial(testContext(t), "udp", g.Addr().String(), clientConfig())
+	c, err := dialer(t)(g.Addr())
 	require.NoError(t, err)
 	s, err := g.AcceptStream()
 	require.NoError(t, err)

@@ -1,22 +1,27 @@
 package rudp
 
-// This file changes if how bytes pass between a stream's user and its actor does.
+// This file changes if how written bytes are kept until they are acknowledged does.
 
 import "sync/atomic"
 
 const ringMin = 4 << 10
 
 // byteRing is a bounded queue of bytes for one producer and one consumer, without a lock: neither
-// ever waits for the other. Memory comes as it is needed: a segment that is full is followed by one
-// of twice its size, up to the limit; from then on nothing is allocated.
+// ever waits for the other. The consumer looks at bytes in order, and gives them back later, in
+// order too. Memory comes as it is needed: a segment that is full is followed by one of at least
+// twice its size, until one has the limit's; from then on nothing is allocated.
 type byteRing struct {
-	limit int // the producer's; it may only grow
-	half  int // of the limit that it began with
+	limit atomic.Int64 // the consumer's to change
+	total uint64       // bytes ever written; the producer's
 	first ringSegment
 	tail  *ringSegment // the producer's
-	head  *ringSegment // the consumer's
 	_     [64]byte
-	held  atomic.Int64
+	head  *ringSegment // the consumer's, as all that follows: of the oldest byte kept
+	at    *ringSegment // of the first byte not yet taken
+	pos   uint64       // that byte, in at
+	taken uint64       // bytes ever taken
+	_     [64]byte
+	held  atomic.Int64 // counts what is kept elsewhere too: hold
 }
 
 // ringSegment is a ring of a power of two bytes. Once it has a next one nothing is written to it.
@@ -30,17 +35,22 @@ type ringSegment struct {
 }
 
 func (r *byteRing) init(limit int) {
-	r.limit, r.half = limit, limit/2
-	r.tail, r.head = &r.first, &r.first
+	r.limit.Store(int64(limit))
+	r.tail, r.head, r.at = &r.first, &r.first, &r.first
 }
 
-// len returns the bytes held. Any goroutine.
-func (r *byteRing) len() int { return int(r.held.Load()) }
+// room returns how many bytes may be written; it is below zero where hold went beyond the limit.
+func (r *byteRing) room() int { return int(r.limit.Load() - r.held.Load()) }
+
+// hold counts bytes against the limit that are kept elsewhere, and that the producer hands over;
+// release no longer counts them. The producer's and the consumer's.
+func (r *byteRing) hold(n int)    { r.held.Add(int64(n)) }
+func (r *byteRing) release(n int) { r.held.Add(-int64(n)) }
 
 // space returns a part of the free room, nil if there is none; want says how much would be of use.
 // Producer.
 func (r *byteRing) space(want int) []byte {
-	room := r.limit - r.len()
+	room := r.room()
 	if room <= 0 {
 		return nil
 	}
@@ -52,10 +62,7 @@ func (r *byteRing) space(want int) []byte {
 			at := end & (size - 1)
 			return t.buf[at:min(size, at+min(free, uint64(room)))]
 		}
-		if len(t.buf) >= r.limit {
-			return nil
-		}
-		r.extend(max(2*len(t.buf), min(want, r.limit)))
+		r.extend(max(2*len(t.buf), min(want, room)))
 	}
 }
 
@@ -70,12 +77,6 @@ func (r *byteRing) extend(size int) {
 	r.tail = s
 }
 
-// commit makes n bytes of what space returned visible. Producer.
-func (r *byteRing) commit(n int) {
-	r.held.Add(int64(n))
-	r.tail.end.Store(r.tail.end.Load() + uint64(n))
-}
-
 // write copies what there is room for. Producer.
 func (r *byteRing) write(p []byte) (n int) {
 	for n < len(p) {
@@ -84,46 +85,51 @@ func (r *byteRing) write(p []byte) (n int) {
 			break
 		}
 		m := copy(s, p[n:])
-		r.commit(m)
+		r.held.Add(int64(m))
+		r.tail.end.Store(r.tail.end.Load() + uint64(m))
+		r.total += uint64(m)
 		n += m
 	}
 	return n
 }
 
-// peek returns the first bytes that lie together, nil if there are none. Consumer.
-func (r *byteRing) peek() []byte {
+// next returns the first bytes not yet taken that lie together, nil if there are none. Its capacity
+// ends where the memory does. Consumer.
+func (r *byteRing) next() []byte {
 	for {
-		h := r.head
-		next := h.next.Load() // before end, which is final if there is a next one
-		read, end := h.read.Load(), h.end.Load()
-		if read < end {
-			size := uint64(len(h.buf))
-			at := read & (size - 1)
-			return h.buf[at:min(size, at+end-read)]
+		next := r.at.next.Load() // before end, which is final if there is a next one
+		end := r.at.end.Load()
+		if r.pos < end {
+			size := uint64(len(r.at.buf))
+			at := r.pos & (size - 1)
+			return r.at.buf[at:min(size, at+end-r.pos)]
 		}
 		if next == nil {
 			return nil
 		}
-		r.head = next
+		r.at, r.pos = next, 0
 	}
 }
 
-// discard gives n bytes of what peek returned back. Consumer.
+// take moves next on by n bytes, which stay where they are. Consumer.
+func (r *byteRing) take(n int) {
+	r.pos += uint64(n)
+	r.taken += uint64(n)
+}
+
+// discard gives the oldest n bytes back, which were taken. Consumer.
 func (r *byteRing) discard(n int) {
-	r.head.read.Store(r.head.read.Load() + uint64(n))
-	r.held.Add(-int64(n))
-}
-
-// read copies out what there is. Consumer.
-func (r *byteRing) read(p []byte) (n int) {
-	for n < len(p) {
-		s := r.peek()
-		if s == nil {
-			break
+	r.release(n)
+	for left := uint64(n); ; r.head = r.head.next.Load() {
+		end := r.pos
+		if r.head != r.at {
+			end = r.head.end.Load()
 		}
-		m := copy(p[n:], s)
-		r.discard(m)
-		n += m
+		read := r.head.read.Load()
+		m := min(left, end-read)
+		r.head.read.Store(read + m)
+		if left -= m; left == 0 {
+			return
+		}
 	}
-	return n
 }

@@ -28,10 +28,11 @@ type Stream struct {
 	endpoint *Endpoint
 
 	// Between handle and actor.
-	in, out  byteRing
+	in       incoming
+	out      byteRing
+	lents    lentStack
 	pending  atomic.Bool            // it is in the inbox
 	next     *Stream                // in the inbox
-	stalled  atomic.Bool            // the actor has bytes that in has no room for
 	finish   atomic.Bool            // CloseWrite: nothing is written any more
 	fate     atomic.Uint64          // 0: open; fateClosed; from fateReset on Reset, with its code
 	readEnd  atomic.Pointer[ending] // set once all bytes before it are in the ring
@@ -73,11 +74,12 @@ var (
 
 func newStream(e *Endpoint, c *core.Conn) *Stream {
 	s := &Stream{endpoint: e}
-	s.in.init(ringShare(defaulted(e.cfg.RecvWindow, DefaultRecvWindow)))
-	s.out.init(ringShare(defaulted(e.cfg.SendBuffer, DefaultSendBuffer)))
+	s.in.init()
+	s.out.init(defaulted(e.cfg.SendBuffer, DefaultSendBuffer))
 	s.reader.init()
 	s.writer.init()
 	s.conn = c
+	c.Share(&s.in.freed)
 	s.moved()
 	if c.Connected() {
 		s.tls = c.TLS()
@@ -113,25 +115,35 @@ func (s *Stream) failed(op string, err error) error {
 func (s *Stream) Read(p []byte) (int, error) {
 	s.readTurn.Lock()
 	defer s.readTurn.Unlock()
+	if err := s.awaitBytes(len(p) > 0); err != nil || len(p) == 0 {
+		return 0, err
+	}
+	n := s.in.read(p)
+	s.relieve()
+	return n, nil
+}
+
+// awaitBytes waits until there are bytes, in the reader's turn; without wait it only looks at what
+// keeps every call from reading.
+func (s *Stream) awaitBytes(wait bool) error {
 	for {
 		switch {
 		case s.isClosed():
-			return 0, s.failed("read", net.ErrClosed)
+			return s.failed("read", net.ErrClosed)
 		case s.reader.expired(s.endpoint):
-			return 0, s.failed("read", os.ErrDeadlineExceeded)
-		case len(p) == 0:
-			return 0, nil
+			return s.failed("read", os.ErrDeadlineExceeded)
+		case !wait:
+			return nil
 		}
 		end := s.readEnd.Load() // before the bytes: then none can come after it
-		if n := s.in.read(p); n > 0 {
-			s.relieve()
-			return n, nil
+		if s.in.len() > 0 {
+			return nil
 		}
 		if end != nil {
 			if end.err == io.EOF {
-				return 0, io.EOF
+				return io.EOF
 			}
-			return 0, s.failed("read", end.err)
+			return s.failed("read", end.err)
 		}
 		s.reader.armed.Store(true)
 		if s.in.len() == 0 && s.readEnd.Load() == nil && !s.isClosed() &&
@@ -139,13 +151,6 @@ func (s *Stream) Read(p []byte) (int, error) {
 			<-s.reader.kick
 		}
 		s.reader.armed.Store(false)
-	}
-}
-
-// relieve tells the actor that there is room again, once half of the ring is free.
-func (s *Stream) relieve() {
-	if s.stalled.Load() && s.in.len() <= s.in.half && s.stalled.CompareAndSwap(true, false) {
-		s.signal()
 	}
 }
 
@@ -157,16 +162,8 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 	s.writeTurn.Lock()
 	defer s.writeTurn.Unlock()
 	for {
-		end := s.writeEnd.Load()
-		switch {
-		case s.isClosed():
-			return n, s.failed("write", net.ErrClosed)
-		case s.noMore.Load():
-			return n, s.failed("write", &pipeError{})
-		case end != nil:
-			return n, s.failed("write", end.err)
-		case s.writer.expired(s.endpoint):
-			return n, s.failed("write", os.ErrDeadlineExceeded)
+		if err := s.writable(); err != nil {
+			return n, err
 		}
 		if m := s.out.write(p[n:]); m > 0 {
 			n += m
@@ -175,30 +172,72 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 		if n == len(p) {
 			return n, nil
 		}
-		s.writer.armed.Store(true)
-		if s.out.len() >= s.out.limit && s.writeEnd.Load() == nil && !s.isClosed() &&
-			!s.noMore.Load() && !s.writer.expired(s.endpoint) {
-			<-s.writer.kick
-		}
-		s.writer.armed.Store(false)
+		s.awaitRoom()
 	}
 }
 
-const copySize = 32 << 10
+// writable returns what keeps every call from writing.
+func (s *Stream) writable() error {
+	end := s.writeEnd.Load()
+	switch {
+	case s.isClosed():
+		return s.failed("write", net.ErrClosed)
+	case s.noMore.Load():
+		return s.failed("write", &pipeError{})
+	case end != nil:
+		return s.failed("write", end.err)
+	case s.writer.expired(s.endpoint):
+		return s.failed("write", os.ErrDeadlineExceeded)
+	}
+	return nil
+}
+
+// awaitRoom waits until there may be room, or writable may have something to say. Writer's turn.
+func (s *Stream) awaitRoom() {
+	s.writer.armed.Store(true)
+	if s.out.room() <= 0 && s.writeEnd.Load() == nil && !s.isClosed() && !s.noMore.Load() &&
+		!s.writer.expired(s.endpoint) {
+		<-s.writer.kick
+	}
+	s.writer.armed.Store(false)
+}
+
+const (
+	copySize   = 32 << 10
+	writeToMax = 64 << 10
+)
 
 var copies = sync.Pool{New: func() any { b := make([]byte, copySize); return &b }}
 
-// WriteTo writes to w what Read gives until io.EOF, which it returns as nil. Blocks.
-func (s *Stream) WriteTo(w io.Writer) (int64, error) { return copyBytes(w, s) }
+// WriteTo writes to w what comes, from where it was received, until io.EOF, which it returns as nil.
+// w gets at most 64 KiB at a time, only to be read. Blocks.
+func (s *Stream) WriteTo(w io.Writer) (n int64, err error) {
+	for {
+		l, err := s.ReadLease(writeToMax)
+		if err == io.EOF { //nolint:errorlint // io.EOF comes bare
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+		m, err := w.Write(l.data)
+		short := m < l.Len()
+		l.Release()
+		n += int64(m)
+		switch {
+		case err != nil:
+			return n, err
+		case short:
+			return n, io.ErrShortWrite
+		}
+	}
+}
 
 // ReadFrom writes what r gives until io.EOF, which it returns as nil. Blocks.
-func (s *Stream) ReadFrom(r io.Reader) (int64, error) { return copyBytes(s, r) }
-
-// copyBytes is io.Copy through a buffer that is used again, by Read and Write alone.
-func copyBytes(w io.Writer, r io.Reader) (int64, error) {
+func (s *Stream) ReadFrom(r io.Reader) (int64, error) {
 	buf := copies.Get().(*[]byte)
 	defer copies.Put(buf)
-	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, *buf)
+	return io.CopyBuffer(struct{ io.Writer }{s}, struct{ io.Reader }{r}, *buf)
 }
 
 // CloseWrite ends the writing half: the peer reads io.EOF after what was written. Reading goes on.

@@ -5,6 +5,7 @@ package rudp
 import (
 	"errors"
 	"io"
+	"math"
 	"net"
 
 	"github.com/veloq/veloq/rudp/internal/core"
@@ -23,6 +24,12 @@ type streamActor struct {
 	migration *migration
 	drains    []drain
 	inWatch   bool
+	waiting   lentList // not yet in the core
+	kept      lentList // in the core, until acknowledged
+	freed     uint64   // the peer has every byte below, and they are given back
+	dropped   bool     // the core has forgotten what was written
+	leases    int      // in kept
+	shown     int      // the length of the ring that the user sees
 }
 
 type drain struct {
@@ -37,26 +44,33 @@ type migration struct {
 	result chan error
 }
 
-// serve moves bytes both ways as far as there is room and gives the core what the user has asked
-// for.
+// serve tells the core what the user has written and asked for, and the user what came.
 func (s *Stream) serve(now mono.Time) {
 	if s.conn == nil {
+		s.dropLents()
 		return
 	}
 	if fate := s.fate.Load(); fate != 0 && !s.closing {
 		s.closing = true
+		taken := s.in.taken.Load()
+		_, ready, _, _ := s.conn.Incoming(now)
+		s.conn.Unshare(taken)
 		switch {
 		case fate >= fateReset:
 			s.giveUp(now, fate-fateReset)
-		case s.in.len() > 0 || s.conn.Readable() > 0:
+		case ready > taken:
 			s.giveUp(now, 0)
 		}
 	}
 	finish := s.finish.Load() // before the ring: then all of its bytes are seen
 	s.push(now)
-	s.pull(now)
+	s.settle()
+	if s.leases > 0 && s.conn.Stalled() {
+		s.copyLeases()
+	}
+	s.show(now)
 	switch {
-	case s.given || s.out.len() > 0:
+	case s.given:
 	case s.closing:
 		s.given = true
 		s.conn.Close(now)
@@ -70,27 +84,97 @@ func (s *Stream) giveUp(now mono.Time, code uint64) {
 	if !s.given {
 		s.given, s.gaveUp = true, true
 		s.conn.Reset(now, code)
+		s.dropLents()
 	}
 }
 
-// push moves what was written into the core's send buffer.
+// push tells the core of what was written. The core sends it from where it lies.
 func (s *Stream) push(now mono.Time) {
-	moved := false
-	for p := s.out.peek(); p != nil; p = s.out.peek() {
-		n, err := s.conn.Write(now, p)
-		if err != nil {
-			n = len(p) // nobody will ever get them
-			s.endWriting()
+	for {
+		p := s.out.next() // before the loans: those that come before p are seen then
+		s.waiting.append(s.lents.take())
+		l := s.waiting.first
+		if l != nil && l.before == s.out.taken {
+			s.waiting.pop()
+			l.start = s.conn.Written()
+			if s.conn.Refer(now, l.data[:len(l.data):len(l.data)]) != nil {
+				s.out.release(len(l.data))
+				l.giveBack()
+				s.endWriting()
+				continue
+			}
+			s.kept.append(lentList{l, l})
+			if l.isLease {
+				s.leases++
+			}
+			continue
 		}
-		if n == 0 {
+		if l != nil {
+			p = p[:min(uint64(len(p)), l.before-s.out.taken)]
+		}
+		if len(p) == 0 {
+			if l == nil {
+				return
+			}
+			continue // the bytes before the loan have come since
+		}
+		s.out.take(len(p))
+		if s.conn.Refer(now, p) != nil {
+			s.endWriting() // nobody will ever get them
+		}
+	}
+}
+
+// settle gives back what the peer has acknowledged, in the stream's order.
+func (s *Stream) settle() {
+	if s.dropped {
+		return
+	}
+	upTo, bound := s.conn.Kept()
+	for s.freed < upTo {
+		l := s.kept.first
+		if l == nil || l.start > s.freed {
+			end := upTo
+			if l != nil {
+				end = min(end, l.start)
+			}
+			s.out.discard(int(end - s.freed))
+			s.freed = end
+			continue
+		}
+		if l.end() > upTo {
 			break
 		}
-		s.out.discard(n)
-		moved = true
+		s.freed = l.end()
+		s.out.release(len(l.data))
+		if l.isLease {
+			s.leases--
+		}
+		s.kept.pop().giveBack()
 	}
-	if moved {
+	s.out.limit.Store(int64(bound))
+	if room := s.out.room(); room >= bound/32 {
 		s.writer.wake()
 	}
+}
+
+// dropLents gives back everything that was lent, acknowledged or not: the core has forgotten it.
+func (s *Stream) dropLents() {
+	s.dropped = true
+	s.waiting.append(s.lents.take())
+	s.waiting.giveBack()
+	s.kept.giveBack()
+}
+
+// copyLeases gives leases back whose bytes may wait for long, and goes on with copies.
+func (s *Stream) copyLeases() {
+	for l := s.kept.first; l != nil; l = l.next {
+		if l.isLease {
+			l.keepCopy()
+			s.conn.Replace(l.start, l.data)
+		}
+	}
+	s.leases = 0
 }
 
 func (s *Stream) endWriting() {
@@ -108,38 +192,32 @@ func (s *Stream) endWriting() {
 	s.writer.wake()
 }
 
-// pull moves what came in order to the user's ring. What it has no room for stays in the core, and
-// closes the window to the peer.
-func (s *Stream) pull(now mono.Time) {
-	if s.closing || s.given {
-		s.discard(now)
+// show lets the user see what came in order, and the core how far the user is.
+func (s *Stream) show(now mono.Time) {
+	if s.closing || s.readEnd.Load() != nil {
 		return
 	}
-	moved := false
-	for s.readEnd.Load() == nil {
-		var room []byte
-		if want := s.conn.Readable(); want > 0 {
-			if room = s.in.space(want); room == nil {
-				s.stalled.Store(true)
-				if room = s.in.space(want); room == nil {
-					break
-				}
-				s.stalled.Store(false)
-			}
+	for {
+		ring, ready, mark, err := s.conn.Incoming(now)
+		if len(ring) > s.shown {
+			shown := ring // the slice that the user's pointer keeps
+			s.in.ring.Store(&shown)
+			s.shown = len(ring)
 		}
-		n, err := s.conn.Read(now, room)
-		if n > 0 {
-			s.in.commit(n)
-			moved = true
-			continue
+		moved := ready != s.in.ready.Load()
+		s.in.ready.Store(ready)
+		s.in.mark.Store(mark)
+		switch {
+		case err != nil:
+			s.in.mark.Store(math.MaxUint64)
+			s.endReading(err)
+			return
+		case moved:
+			s.reader.wake()
 		}
-		if err == nil {
-			break
-		}
-		s.endReading(err)
-	}
-	if moved {
-		s.reader.wake()
+		if s.in.freed.Load() < mark {
+			return
+		} // the user came so far before it could see the mark
 	}
 }
 
@@ -152,17 +230,6 @@ func (s *Stream) endReading(err error) {
 	}
 	s.readEnd.Store(&ending{err})
 	s.reader.wake()
-}
-
-// discard throws away what comes after Close, while what was written is still on its way.
-func (s *Stream) discard(now mono.Time) {
-	buf := sends.Get().(*[]byte)
-	defer sends.Put(buf)
-	for {
-		if n, err := s.conn.Read(now, *buf); n == 0 || err != nil {
-			return
-		}
-	}
 }
 
 // on does what events of the core ask for.
@@ -184,6 +251,7 @@ func (s *Stream) on(events core.Events, now mono.Time) {
 	}
 	if s.conn.Stopped() {
 		s.endWriting()
+		s.dropLents()
 	}
 	s.serve(now)
 }
@@ -209,18 +277,15 @@ func (s *Stream) fail(now mono.Time, err error) {
 	s.conn.Abort(now, 0)
 }
 
-// end is the last that the actor does for a stream: all that can still be read goes into the ring,
-// and every call that waits learns why nothing more comes.
+// end is the last that the actor does for a stream: the user sees all that can still be read, and
+// every call that waits learns why nothing more comes.
 func (s *Stream) end(now mono.Time) {
 	if s.conn == nil {
 		return
 	}
-	if n := s.conn.Readable(); n > 0 && !s.closing && !s.given {
-		s.in.limit += n + s.in.limit
-		s.in.extend(n) // room for all, whatever lies before it
-	}
-	s.pull(now)
+	s.show(now)
 	s.endWriting()
+	s.dropLents()
 	if s.readEnd.Load() == nil {
 		s.endReading(net.ErrClosed)
 	}
@@ -228,7 +293,7 @@ func (s *Stream) end(now mono.Time) {
 		s.leave(s.migration, s.readEnd.Load().err)
 	}
 	var e *core.CloseError
-	s.delivered.Store(s.override == nil && s.closing && s.out.len() == 0 &&
+	s.delivered.Store(s.override == nil && s.given && !s.conn.Stopped() &&
 		errors.As(s.conn.Err(), &e) && e.Kind == core.KindClosed && !e.Remote)
 	for _, d := range s.drains {
 		d.answer <- s.drained()
@@ -295,7 +360,7 @@ func (s *Stream) drain(answer chan error, now mono.Time) {
 		return
 	}
 	s.serve(now)
-	s.drains = append(s.drains, drain{s.conn.Written() + uint64(s.out.len()), answer})
+	s.drains = append(s.drains, drain{s.conn.Written(), answer})
 	s.watch()
 }
 
@@ -304,6 +369,7 @@ func (s *Stream) answerDrains() {
 	for _, d := range s.drains {
 		if s.conn.Stopped() {
 			s.endWriting()
+			s.dropLents()
 		}
 		switch {
 		case s.writeEnd.Load() != nil || s.gaveUp:

@@ -83,6 +83,12 @@ func takeFile(peer io.ReadWriter, dir string) (name string, err error) {
 	if err == nil && uint64(n) != size {
 		err = io.ErrUnexpectedEOF
 	}
+	if err == nil {
+		// The sender's CloseWrite, which would fail once this side has closed.
+		if _, end := io.ReadFull(peer, length[:]); end != io.EOF { //nolint:errorlint // io.EOF comes bare
+			err = errors.Join(errors.New("more bytes than were announced"), end)
+		}
+	}
 	if err = errors.Join(err, part.Close()); err != nil {
 		return name, err
 	}

@@ -32,6 +32,7 @@ const (
 	EventWritable                     // Write, which took less than it was given, takes bytes again or fails
 	EventMigrated                     // Migrate came to its end
 	EventClosed                       // the connection is over
+	EventStalled                      // what Refer gave may wait for long: the peer reads nothing, or is silent
 )
 
 // pnSpace is what a connection has for each packet number space.
@@ -314,6 +315,9 @@ func (c *Conn) onProbeTimeout(s recovery.SpaceID) {
 	if s == recovery.HandshakeSpace && c.client && c.appReady() {
 		// A server that has confirmed the handshake can't read Handshake packets any more; this it can.
 		c.probes[recovery.AppSpace] = 1
+	}
+	if c.rec.PTOCount >= silent {
+		c.stalledNow()
 	}
 	if c.rec.PTOCount >= blackHole && c.confirmed && c.path.mtu.shrink(c.now) {
 		c.rec.CC.SetDatagram(c.path.mtu.size)

@@ -22,7 +22,8 @@
 // a Conn when its draining time is over, about three probe timeouts later.
 //
 // Datagrams handed to Recv are decrypted in place and not kept; what Send fills is the caller's. Write
-// copies, Read copies out.
+// copies, Read copies out. Refer and Share are for drivers that keep the bytes themselves: nothing is copied
+// but into the datagrams, and out of them.
 //
 // Close lets what was written be delivered, then closes; with unread bytes it resets instead. Reset gives
 // up both directions with an application's code; the peer's Read fails with *CloseError of kind

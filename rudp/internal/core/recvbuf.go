@@ -18,6 +18,7 @@ type recvBuffer struct {
 	have  rangeSet // above ready
 	final uint64
 	fin   bool // final is known
+	mute  bool // nobody reads any more: bytes are counted, not kept
 	fault Fault
 }
 
@@ -52,8 +53,10 @@ func (b *recvBuffer) insert(off uint64, p []byte, fin bool) (advance uint64, err
 		b.advance()
 		return advance, nil
 	}
-	b.ring = grown(b.ring, b.read, b.high-advance, end-b.read)
-	ringCopyIn(b.ring, off, p)
+	if !b.mute {
+		b.ring = grown(b.ring, b.read, b.high-advance, end-b.read)
+		ringCopyIn(b.ring, off, p)
+	}
 	if off == b.ready && len(b.have) == 0 {
 		b.ready = end
 		return advance, nil

@@ -41,9 +41,11 @@ func grown(old []byte, start, end, need uint64) []byte {
 }
 
 // sendBuffer is the sending half of a stream: bytes from base, below which everything is acknowledged,
-// to end. Ranges between are acknowledged, lost, or on their way.
+// to end. Ranges between are acknowledged, lost, or on their way. The bytes are copied into ring, or lie
+// where refs say: one or the other for as long as the buffer lives.
 type sendBuffer struct {
 	ring  []byte
+	refs  refList
 	limit int // of bytes kept
 	base  uint64
 	next  uint64 // the first byte never sent
@@ -115,6 +117,7 @@ func (b *sendBuffer) onAcked(r wire.Range, fin bool) {
 		b.base = max(b.base, b.acked[0].End)
 		b.acked = b.acked[:copy(b.acked, b.acked[1:])]
 	}
+	b.refs.forget(b.base)
 }
 
 func (b *sendBuffer) onLost(r wire.Range, fin bool) {
@@ -139,6 +142,7 @@ func (b *sendBuffer) done() bool { return b.finAcked && b.base == b.end }
 // drop forgets all bytes: they will never be sent.
 func (b *sendBuffer) drop() {
 	b.ring, b.acked, b.lost = nil, nil, nil
+	b.refs = refList{}
 	b.base, b.end = b.next, b.next
 	b.finLost = false
 }

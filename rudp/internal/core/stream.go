@@ -5,6 +5,7 @@ package core
 import (
 	"errors"
 	"io"
+	"sync/atomic"
 
 	"github.com/veloq/veloq/rudp/internal/mono"
 	"github.com/veloq/veloq/rudp/internal/recovery"
@@ -37,6 +38,7 @@ type stream struct {
 	limit     uint64 // what we allow the peer in all
 	limitAt   mono.Time
 	wantRead  bool
+	freed     *atomic.Uint64 // Share's: recv.read as its user moves it
 	peerReset bool
 	peerCode  uint64
 	stopSent  bool
@@ -278,6 +280,10 @@ func (c *Conn) onStream(f *wire.Frame) error {
 	if c.peerReset {
 		return c.checkAfterReset(f, end)
 	}
+	if c.freed != nil {
+		c.recv.read = c.freed.Load()
+		c.openWindow()
+	}
 	c.widenWindow()
 	readable, done := c.recv.readable(), c.recv.done()
 	if _, err := c.recv.insert(f.Offset, f.Data, f.Fin); err != nil {
@@ -426,6 +432,7 @@ func (c *Conn) noteBlocked() {
 		return
 	}
 	c.blockedAt = limit + 1
+	c.stalledNow()
 	if c.peerStream <= c.peerData {
 		c.pending |= recovery.StreamDataBlocked
 	} else {
@@ -460,7 +467,7 @@ func (c *Conn) appendStreamData(b []byte, room int, meta *recovery.Packet) (out 
 		n := len(b)
 		b = b[:n+size]
 		if size > 0 {
-			ringCopyOut(b[n:], c.send.ring, r.Start)
+			c.send.copyOut(b[n:], r.Start)
 		}
 		c.send.sent(r, fin)
 		c.noteStream(meta, r, fin)

@@ -111,8 +111,10 @@ func runSeed(seed uint64, fault core.Fault) (*scenario, error) {
 	sc := &scenario{w: w}
 	w.Client.Script(uint(script[0]), bits.Len32(script[0]))
 	w.Server.Script(uint(script[1]), bits.Len32(script[1]))
-	sc.c = w.Dial(user())
-	su := user()
+	cu, su := user(), user()
+	cu.Refer, su.Share = seed&1 == 0, seed&1 == 0 // not drawn: old seeds stay what they were
+	cu.Share, su.Refer = seed&2 == 0, seed&2 == 0
+	sc.c = w.Dial(cu)
 	for i := range moves {
 		moveClient(w, sc, i, r)
 	}

@@ -3,9 +3,11 @@ package simnet
 // This file changes if what the users of connections do, or what they check, does.
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"math/rand/v2"
+	"sync/atomic"
 
 	"github.com/veloq/veloq/rudp/internal/core"
 	"github.com/veloq/veloq/rudp/internal/mono"
@@ -24,6 +26,8 @@ type User struct {
 	HalfClose  bool // CloseWrite once everything is written
 	CloseAtEOF bool // Close once EOF was read and everything is written
 	Echo       bool // writes what it read, in place of its own stream
+	Refer      bool // writes by Refer, from memory that it spoils once the peer has the bytes
+	Share      bool // reads from the connection's ring
 
 	Written, Received int
 	Ended             bool // CloseWrite or Close was called
@@ -36,6 +40,9 @@ type User struct {
 	salt              byte
 	gaveUp            bool
 	buf               []byte
+	referred          []referred
+	taken             uint64 // Share's
+	freed             *atomic.Uint64
 	onRead            func(u *User, n int)
 }
 
@@ -63,6 +70,10 @@ func patternAt(p []byte, off int, salt byte) {
 // Use gives a connection a user.
 func (h *Host) Use(c *core.Conn, u User) *User {
 	u.Conn, u.host = c, h
+	if u.Share {
+		u.freed = new(atomic.Uint64)
+		c.Share(u.freed)
+	}
 	if h == h.world.Server {
 		u.salt = 0x5a
 	}
@@ -115,7 +126,7 @@ func (u *User) read() {
 	w := u.host.world
 	for u.ReadChunk > 0 && !u.EOF && u.ReadErr == nil && !u.gaveUp {
 		p := u.buf[:u.ReadChunk]
-		n, err := u.Conn.Read(w.Now, p)
+		n, err := u.get(p)
 		if n > 0 {
 			u.verify(p[:n])
 		}
@@ -128,6 +139,61 @@ func (u *User) read() {
 		if n == 0 {
 			return
 		}
+	}
+}
+
+// get is Conn.Read, or the same by the shared ring. What it took it gives back when it comes again.
+func (u *User) get(p []byte) (int, error) {
+	w := u.host.world
+	if !u.Share {
+		return u.Conn.Read(w.Now, p)
+	}
+	at := u.taken
+	u.freed.Store(at)
+	ring, ready, _, err := u.Conn.Incoming(w.Now)
+	if at == ready {
+		return 0, err
+	}
+	n := 0
+	for ; n < len(p) && at < ready; n++ {
+		p[n] = ring[at&uint64(len(ring)-1)]
+		at++
+	}
+	u.taken = at
+	return n, nil
+}
+
+// referred is bytes that Refer took, and where they end.
+type referred struct {
+	end  uint64
+	data []byte
+}
+
+// put is Conn.Write, or the same by Refer.
+func (u *User) put(p []byte) (int, error) {
+	if !u.Refer {
+		return u.Conn.Write(u.host.world.Now, p)
+	}
+	from, bound := u.Conn.Kept()
+	for len(u.referred) > 0 && u.referred[0].end <= from {
+		clear(u.referred[0].data)
+		u.referred = u.referred[1:]
+	}
+	written := u.Conn.Written()
+	p = bytes.Clone(p[:max(0, min(len(p), bound-int(written-from)))])
+	if err := u.Conn.Refer(u.host.world.Now, p); err != nil {
+		return 0, err
+	}
+	_, _ = u.Conn.Kept() // so that room is told
+	u.referred = append(u.referred, referred{written + uint64(len(p)), p})
+	return len(p), nil
+}
+
+// end is what must come before Close and Reset.
+func (u *User) end() {
+	if u.Share {
+		u.Share, u.ReadChunk = false, 0
+		u.Conn.Unshare(u.taken)
 	}
 }
 
@@ -164,7 +230,7 @@ func (u *User) write() {
 	for !u.Ended && u.WriteErr == nil && !u.gaveUp && u.Written < u.ToWrite {
 		p := u.buf[:min(u.Chunk, u.ToWrite-u.Written)]
 		patternAt(p, u.Written, u.salt)
-		n, err := u.Conn.Write(w.Now, p)
+		n, err := u.put(p)
 		u.Written += n
 		u.WriteErr = err
 		if n < len(p) {
@@ -178,6 +244,7 @@ func (u *User) write() {
 	if u.CloseAtEOF && u.EOF && u.Written == u.ToWrite && !u.gaveUp {
 		u.gaveUp = true
 		u.Ended = true
+		u.end()
 		u.Conn.Close(w.Now)
 	}
 }
@@ -185,11 +252,13 @@ func (u *User) write() {
 // Close, Reset and their like end what the user does by itself.
 func (u *User) Close() {
 	u.gaveUp, u.Ended = true, true
+	u.end()
 	u.Conn.Close(u.host.world.Now)
 }
 
 // Reset is Conn.Reset.
 func (u *User) Reset(code uint64) {
 	u.gaveUp = true
+	u.end()
 	u.Conn.Reset(u.host.world.Now, code)
 }
