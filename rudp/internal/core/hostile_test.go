@@ -16,7 +16,7 @@ import (
 func inject(c *Conn, s recovery.SpaceID, frames []byte) error {
 	pn := uint64(c.spaces[s].acks.largest + 1)
 	addr := c.path.addr
-	err := c.onPayload(s, pn, frames, addr, NotECT, 1200)
+	err := c.onPayload(s, pn, frames, addr, NotECT)
 	if err != nil {
 		c.fail(err)
 	}
