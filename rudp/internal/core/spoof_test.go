@@ -52,7 +52,7 @@ func TestConn_SmallDatagramsFromASpoofedAddress(t *testing.T) {
 						sent += b.N
 					}
 				}
-				require.LessOrEqual(t, sent, amplification*received, "after %d datagrams", i+1)
+				require.LessOrEqual(t, sent, 3*received, "after %d datagrams", i+1)
 				p.now = p.now.Add(20 * time.Millisecond)
 				p.server.Tick(p.now)
 			}
