@@ -43,8 +43,9 @@ type outcome struct {
 func (o *options) compete() {
 	rtt := o.rtts[0]
 	product := o.rate / 8 * rtt.Seconds()
-	fmt.Printf("Two flows at once over %v in each order, %.0f Mbit/s, %v, loss %g %%, seed %d: what each got in Mbit/s "+
-		"(the first one's share), mean wait in the queue, share dropped there.\n\n| |", o.time, o.rate/1e6, rtt, 100*o.losses[0], o.seed)
+	fmt.Printf("Two flows at once over %v in each order, %.0f Mbit/s, %v, loss %g %%, seed %d: what each "+
+		"got in Mbit/s (the first one's share), mean wait in the queue, share dropped there.\n\n| |",
+		o.time, o.rate/1e6, rtt, 100*o.losses[0], o.seed)
 	for _, share := range o.buffers {
 		fmt.Printf(" queue of %g products |", share)
 	}

@@ -44,7 +44,8 @@ func noise(seed byte) io.Reader { return rand.NewChaCha8([32]byte{seed}) }
 
 // pour writes size bytes of a seed's, and the end.
 func pour(to halfCloser, seed byte, size int64) error {
-	if n, err := io.CopyBuffer(struct{ io.Writer }{to}, io.LimitReader(noise(seed), size), make([]byte, 64<<10)); err != nil {
+	from := io.LimitReader(noise(seed), size)
+	if n, err := io.CopyBuffer(struct{ io.Writer }{to}, from, make([]byte, 64<<10)); err != nil {
 		return fmt.Errorf("after %d bytes: %w", n, err)
 	}
 	return to.closeWrite()

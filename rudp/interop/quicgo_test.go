@@ -58,10 +58,13 @@ func quicConfig() *quic.Config {
 // quicServer is quic-go's, which hands each connection's stream to serve.
 func quicServer(t testing.TB, retry bool, serve func(*quic.Conn, *quic.Stream)) netip.AddrPort {
 	t.Helper()
-	return quicServerOn(t, &quic.Transport{VerifySourceAddress: func(net.Addr) bool { return retry }}, quicConfig(), serve)
+	tr := &quic.Transport{VerifySourceAddress: func(net.Addr) bool { return retry }}
+	return quicServerOn(t, tr, quicConfig(), serve)
 }
 
-func quicServerOn(t testing.TB, tr *quic.Transport, cfg *quic.Config, serve func(*quic.Conn, *quic.Stream)) netip.AddrPort {
+func quicServerOn(t testing.TB, tr *quic.Transport, cfg *quic.Config,
+	serve func(*quic.Conn, *quic.Stream),
+) netip.AddrPort {
 	t.Helper()
 	pc, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	require.NoError(t, err)

@@ -2,6 +2,7 @@ package core
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -110,14 +111,39 @@ func TestConn_AcknowledgesASkippedNumber(t *testing.T) {
 	assert.Equal(t, uint64(wire.ProtocolViolation), e.Code)
 }
 
+// Goal: in Initial and Handshake packets every frame but those of RFC 9000's table 3 is a breach.
 func TestConn_FramesOfTheWrongLevel(t *testing.T) {
-	p := newPair(t, Config{}, Config{})
-	c, err := p.client.Dial(p.now, toServer, nil)
-	require.NoError(t, err)
-	err = inject(c, recovery.InitialSpace, join(wire.Frame{Type: wire.FrameStream, Data: []byte("x")}))
-	var e *wire.Error
-	require.ErrorAs(t, err, &e)
-	assert.Equal(t, uint64(wire.ProtocolViolation), e.Code)
+	legal := []uint64{
+		wire.FramePadding, wire.FramePing, wire.FrameAck, wire.FrameAckECN, wire.FrameCrypto, wire.FrameConnectionClose,
+	}
+	for typ := uint64(0); typ <= wire.FrameHandshakeDone; typ++ {
+		if typ > wire.FrameStream && typ < wire.FrameMaxData {
+			continue // STREAM with other flags
+		}
+		for _, space := range []recovery.SpaceID{recovery.InitialSpace, recovery.HandshakeSpace} {
+			p := newPair(t, Config{}, Config{})
+			c, err := p.client.Dial(p.now, toServer, nil)
+			require.NoError(t, err)
+			for p.client.Send(p.now, p.buf).N > 0 {
+			}
+			frame := join(wire.Frame{Type: typ, Data: []byte("x"), CID: cid(1), Seq: 1})
+			if typ == wire.FrameAck || typ == wire.FrameAckECN {
+				frame = wire.AppendAck(nil, []wire.Range{{Start: 0, End: 1}}, 0, wire.ECNCounts{ECT0: typ - wire.FrameAck}, 100)
+			}
+			err = inject(c, space, frame)
+			if slices.Contains(legal, typ) {
+				if err != nil { // for a reason of its own: there is nothing to acknowledge, or no keys
+					assert.NotContains(t, err.Error(), "not allowed", "0x%x", typ)
+				}
+				continue
+			}
+			var e *wire.Error
+			require.ErrorAs(t, err, &e, "0x%x", typ)
+			assert.Equal(t, uint64(wire.ProtocolViolation), e.Code, "0x%x", typ)
+			assert.Equal(t, typ, e.Frame)
+			assert.GreaterOrEqual(t, c.state, closing)
+		}
+	}
 }
 
 // Floods of frames that each cost memory or an answer don't add up.

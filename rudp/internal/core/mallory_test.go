@@ -37,7 +37,9 @@ func (s *storm) prepare() {
 	for range calmPairs {
 		s.calm = append(s.calm, s.open())
 	}
-	hello := slices.IndexFunc(s.samples, func(b []byte) bool { return len(b) >= datagramMin && b[0]>>4&3 == byte(wire.Initial) })
+	hello := slices.IndexFunc(s.samples, func(b []byte) bool {
+		return len(b) >= datagramMin && b[0]>>4&3 == byte(wire.Initial)
+	})
 	require.GreaterOrEqual(s.t, hello, 0)
 	scid, dcid := cid(3), cid(4)
 	first := bytes.Clone(s.samples[hello])
@@ -49,7 +51,8 @@ func (s *storm) prepare() {
 	wire.PutLength(zeroRTT, len(zeroRTT)-60, 60)
 	reset := s.bytes(resetMax)
 	reset[0] = 0x40 | reset[0]&0x3f
-	withToken := wire.AppendLong(nil, wire.Initial, dcid, scid, s.server.retryToken(s.now, toClient, cid(6), dcid), 2)
+	token := s.server.retryToken(s.now, toClient, cid(6), dcid)
+	withToken := wire.AppendLong(nil, wire.Initial, dcid, scid, token, 2)
 	withToken = append(withToken, make([]byte, 1200)...)
 	wire.PutLength(withToken, len(withToken)-1200, 1200)
 	s.samples = append(s.samples, retry, other, zeroRTT, reset, withToken,
@@ -107,8 +110,10 @@ func (s *storm) sample() []byte {
 	return bytes.Clone(s.samples[s.r.IntN(len(s.samples))])
 }
 
-func (s *storm) mutated() []byte {
-	b := s.sample()
+func (s *storm) mutated() []byte { return s.twist(s.sample()) }
+
+// twist changes, adds or takes out some bytes.
+func (s *storm) twist(b []byte) []byte {
 	for range 1 + s.r.IntN(4) {
 		i := s.r.IntN(len(b))
 		if s.r.IntN(2) == 0 {

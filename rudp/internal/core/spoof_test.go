@@ -24,10 +24,12 @@ func (c *Conn) forge(pn uint64, frames []byte) []byte {
 // Goal: whoever has the keys may name any source address. What that address is sent is three times what came
 // from there, also if the datagram that opens the path is small or makes the server move at once.
 func TestConn_SmallDatagramsFromASpoofedAddress(t *testing.T) {
+	challenge := wire.Frame{Type: wire.FramePathChallenge, Path: [8]byte{1}}
+	ping := wire.Frame{Type: wire.FramePing}
 	for name, frames := range map[string][]byte{
-		"challenge":          join(wire.Frame{Type: wire.FramePathChallenge, Path: [8]byte{1}}),
-		"move":               join(wire.Frame{Type: wire.FramePing}),
-		"challenge and move": join(wire.Frame{Type: wire.FramePathChallenge, Path: [8]byte{1}}, wire.Frame{Type: wire.FramePing}),
+		"challenge":          join(challenge),
+		"move":               join(ping),
+		"challenge and move": join(challenge, ping),
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t, Config{}, Config{})

@@ -37,7 +37,9 @@ const (
 var malloryAddr = netip.MustParseAddrPort("203.0.113.9:9999")
 
 // stormConfig forgets soon, so that a short storm too comes to where as much ends as begins.
-var stormConfig = Config{MaxConns: stormConns, HandshakeTimeout: 300 * time.Millisecond, IdleTimeout: time.Second}
+var stormConfig = Config{
+	MaxConns: stormConns, HandshakeTimeout: 300 * time.Millisecond, IdleTimeout: time.Second,
+}
 
 // credit is what an address that never answers has sent, and been sent.
 type credit struct{ received, sent int }
@@ -61,6 +63,7 @@ type storm struct {
 	malloryEndpoint *Endpoint
 	samples, recent [][]byte // valid datagrams: of each kind; the last ones of calm connections
 	taping          bool
+	meddling        bool // three twisted copies overtake every datagram
 	credits         map[netip.AddrPort]*credit
 	spoofed         []netip.AddrPort
 	counts          map[string]int
@@ -92,7 +95,9 @@ func newStorm(t *testing.T, seed uint64, server Config) *storm {
 
 func (s *storm) newClient() *Endpoint {
 	e, err := NewEndpoint(&Config{
-		TLS:       &tls.Config{InsecureSkipVerify: true, ServerName: "x", CurvePreferences: []tls.CurveID{tls.X25519}},
+		TLS: &tls.Config{
+			InsecureSkipVerify: true, ServerName: "x", CurvePreferences: []tls.CurveID{tls.X25519},
+		},
 		WallClock: func() time.Time { return time.Unix(1<<31, 0) },
 	}, false)
 	require.NoError(s.t, err)
@@ -111,6 +116,14 @@ func (s *storm) deliver(path Path, b []byte) {
 		s.samples = append(s.samples, bytes.Clone(b))
 	}
 	back := Path{Local: path.Remote, Remote: path.Local}
+	at := map[netip.AddrPort]*Endpoint{serverAddr: s.server, clientAddr: s.client}[path.Remote]
+	negotiation := len(b) > 5 && b[0]>>7 == 1 && binary.BigEndian.Uint32(b[1:]) == 0 // which nothing authenticates
+	if at != nil && s.meddling && !negotiation {
+		for range 3 {
+			s.counts["meddled"]++
+			at.Recv(s.now, back, NotECT, s.twist(bytes.Clone(b)))
+		}
+	}
 	switch path.Remote {
 	case serverAddr:
 		s.server.Recv(s.now, back, NotECT, b)
@@ -319,9 +332,10 @@ func stormCount() int {
 	return 15_000
 }
 
-// Goal: whatever is thrown at a server and a client by one who hasn't the keys of their connections, but may
-// have those of others, and may name any source address: no panic, memory stays bounded, no address is sent
-// more than three times what came from there, and connections with keys unknown to him don't notice.
+// Goal: whatever is thrown at a server and a client by one who hasn't the keys of their connections,
+// but may have those of others, and may name any source address: no panic, memory stays bounded, no
+// address is sent more than three times what came from there, and connections whose keys he hasn't
+// got don't notice.
 func TestEndpoint_Storm(t *testing.T) {
 	s := newStorm(t, 1, stormConfig)
 	s.prepare()
@@ -426,4 +440,29 @@ func TestConn_ReplaysChangeNothing(t *testing.T) {
 		s.exchange() // before the connection has been idle for too long: replays don't count
 	}
 	assert.Greater(t, s.counts["replay"], 4000)
+}
+
+// Goal: who sees every datagram and is faster, but can only garble copies, keeps nobody from connecting.
+func TestEndpoint_GarbledHandshakes(t *testing.T) {
+	count := 100
+	if long {
+		count = 3000
+	}
+	for name, retry := range map[string]bool{"plain": false, "retry": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newStorm(t, 6, Config{RequireRetry: retry})
+			s.meddling = true
+			for range count {
+				c := s.open()
+				require.NoError(t, c.client.Err())
+				require.NoError(t, c.server.Err())
+				s.calm, s.samples = []*calm{c}, nil
+				s.exchange()
+				c.client.Close(s.now)
+				s.run(time.Second)
+				require.Error(t, c.server.Err())
+			}
+			assert.Greater(t, s.counts["meddled"], 20*count)
+		})
+	}
 }
