@@ -1,8 +1,10 @@
 package core
 
 import (
+	"bytes"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -214,6 +216,39 @@ func TestConn_OverlappingData(t *testing.T) {
 	n, err := s.Read(p.now, b)
 	require.NoError(t, err)
 	assert.Equal(t, "abcdefgh", string(b[:n]))
+}
+
+// Goal: a frame without bytes, far ahead, moves the highest offset though nothing is there yet. What comes
+// after it finds its place: no loop, no panic, no wrong byte.
+func TestConn_EmptyFramesAhead(t *testing.T) {
+	p := newPair(t, Config{}, Config{})
+	_, s := p.connect()
+	require.NoError(t, inject(s, recovery.AppSpace, join(
+		wire.Frame{Type: wire.FrameStream, Offset: 100_000},
+		wire.Frame{Type: wire.FrameStream, Offset: 5000, Data: []byte("later")},
+		wire.Frame{Type: wire.FrameStream, Offset: 50_000},
+		wire.Frame{Type: wire.FrameStream, Offset: 0, Data: []byte("now")},
+	)))
+	require.NoError(t, inject(s, recovery.AppSpace, join(
+		wire.Frame{Type: wire.FrameStream, Offset: 3, Data: bytes.Repeat([]byte{'x'}, 4997-4000)},
+		wire.Frame{Type: wire.FrameStream, Offset: 1000, Data: bytes.Repeat([]byte{'x'}, 4000)},
+	)))
+	b := make([]byte, 6000)
+	n, err := s.Read(p.now, b)
+	require.NoError(t, err)
+	assert.Equal(t, "now"+strings.Repeat("x", 4997)+"later", string(b[:n]))
+	require.NoError(t, s.Check())
+
+	// TLS's messages: their ring comes and goes.
+	var in recvBuffer
+	for _, off := range []uint64{0, 300} {
+		_, err := in.insert(off+100, nil, false)
+		require.NoError(t, err)
+		_, err = in.insert(off, bytes.Repeat([]byte{'y'}, 300), false)
+		require.NoError(t, err)
+		assert.Equal(t, 300, in.take(b))
+		in.ring = nil
+	}
 }
 
 // Authentic packets with any frames: no panic, no inconsistency, no memory without bound.

@@ -223,7 +223,7 @@ func (s *storm) frames() (b []byte) {
 	}
 	for range 1 + s.r.IntN(6) {
 		f := wire.Frame{
-			Type: s.r.Uint64N(0x1f), Stream: 4 * (number() / 32), Offset: number(), Data: s.bytes(1 + s.r.IntN(120)),
+			Type: s.r.Uint64N(0x1f), Stream: 4 * (number() / 32), Offset: number(), Data: s.bytes(max(0, s.r.IntN(140)-20)),
 			Fin: s.r.IntN(4) == 0, Limit: number(), Code: number(), Cause: number(), Seq: number(),
 			RetirePriorTo: number(), CID: wire.MakeCID(s.bytes(s.r.IntN(21))), Token: [16]byte(s.bytes(16)),
 			Path: [8]byte(s.bytes(8)), Largest: number(), Delay: number(),
