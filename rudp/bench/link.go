@@ -23,8 +23,9 @@ type linkConfig struct {
 
 // linkStats count a direction's packets.
 type linkStats struct {
-	Packets, Bytes int64 // offered
-	Lost, Dropped  int64 // by chance; by the full queue
+	Packets, Bytes int64         // offered
+	Lost, Dropped  int64         // by chance; by the full queue
+	Waited         time.Duration // all packets' time in the queue; a dropped one's is what was before it
 }
 
 // link decides about each packet from a seed: the same packets at the same times fare alike.
@@ -46,6 +47,7 @@ func (l *link) offer(now time.Duration, size int) (at, again time.Duration) {
 	l.stats.Packets++
 	l.stats.Bytes += int64(size)
 	backlog := max(l.free-now, 0)
+	l.stats.Waited += backlog
 	if backlog.Seconds()*l.Rate/8 > float64(l.Queue) {
 		l.stats.Dropped++
 		return 0, 0

@@ -6,6 +6,7 @@
 //
 //	go run .                        # all tables; -peers, -time, -rtt, -loss, -n narrow it down
 //	go run . -mode loopback         # throughput and CPU time without a link
+//	go run . -mode compete          # two flows at once, for all pairs and queues
 //	go run . -svg goodput.svg       # the chart too
 //
 // It needs Linux, /dev/net/tun and the right to make a network namespace, and ends with 77 where it
@@ -30,6 +31,7 @@ type options struct {
 	time      time.Duration
 	rtts      []time.Duration
 	losses    []float64
+	buffers   []float64 // queues of compete, in bandwidth-delay products
 	burst     float64
 	reorder   float64
 	duplicate float64
@@ -44,12 +46,13 @@ type options struct {
 
 func main() {
 	o := options{port: 20_000}
-	flag.StringVar(&o.mode, "mode", "all", "goodput, objects, pings, rebind, all or loopback")
+	flag.StringVar(&o.mode, "mode", "all", "goodput, objects, pings, rebind, all (of these), compete or loopback")
 	flag.StringVar(&o.svg, "svg", "", "write goodput's chart to this `file`")
 	flag.StringVar(&o.peers, "peers", "", "only peers whose name contains one of these, comma-separated")
 	flag.DurationVar(&o.time, "time", 5*time.Second, "how long each goodput is measured")
 	rtts := flag.String("rtt", "20ms,50ms", "round-trip times")
 	losses := flag.String("loss", "0,1,5,10", "percent lost, each way")
+	buffers := flag.String("buffers", "0.5,2", "compete's queues, in bandwidth-delay products")
 	flag.Float64Var(&o.burst, "burst", 1, "mean length of a run of losses")
 	flag.Float64Var(&o.reorder, "reorder", 0, "share of packets that come -extra later")
 	flag.Float64Var(&o.duplicate, "duplicate", 0, "share of packets that come again -extra later")
@@ -69,6 +72,11 @@ func main() {
 		fail(err)
 		o.losses = append(o.losses, p/100)
 	}
+	for _, s := range strings.Split(*buffers, ",") {
+		b, err := strconv.ParseFloat(s, 64)
+		fail(err)
+		o.buffers = append(o.buffers, b)
+	}
 	if o.mode == "loopback" {
 		o.loopback()
 		return
@@ -85,7 +93,10 @@ func main() {
 		name string
 		run  func(*options)
 	}{{"goodput", (*options).goodput}, {"objects", (*options).objects}, {"pings", (*options).pings}, {"rebind", (*options).rebind}}
-	found := false
+	found := o.mode == "compete"
+	if found {
+		o.compete()
+	}
 	for _, m := range modes {
 		if o.mode == "all" || o.mode == m.name {
 			m.run(&o)
@@ -105,17 +116,20 @@ func fail(err error) {
 }
 
 func (o *options) chosen() []peer {
-	return slices.DeleteFunc(peers(), func(p peer) bool {
-		if o.peers == "" {
-			return false
-		}
-		for _, part := range strings.Split(o.peers, ",") {
-			if strings.Contains(p.name, part) {
-				return false
-			}
-		}
+	return slices.DeleteFunc(peers(), func(p peer) bool { return !o.wanted(p.name) })
+}
+
+// wanted says whether -peers names the peer, or none.
+func (o *options) wanted(name string) bool {
+	if o.peers == "" {
 		return true
-	})
+	}
+	for _, part := range strings.Split(o.peers, ",") {
+		if strings.Contains(name, part) {
+			return true
+		}
+	}
+	return false
 }
 
 // link sets the tunnel up for a run and returns the server's port.

@@ -140,14 +140,14 @@ type tunnel struct {
 	fd    int
 	start time.Time
 
-	mu   sync.Mutex
-	up   *link // toward the port of the server
-	down *link
-	port uint16
-	air  flights
-	seq  int
-	nat  uint16 // the client's port as the server sees it; 0: its own
-	own  uint16 // the client's port
+	mu          sync.Mutex
+	up          *link // toward the ports of the servers, from first to last
+	down        *link
+	first, last uint16
+	air         flights
+	seq         int
+	nat         uint16 // the client's port as the server sees it; 0: its own
+	own         uint16 // the client's port
 }
 
 // rebind gives the client another port. What the server still sends to the old one is lost.
@@ -195,7 +195,15 @@ func newTunnel() (*tunnel, error) {
 func (t *tunnel) set(up, down linkConfig, seed uint64, port int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.up, t.down, t.port, t.air, t.nat = newLink(up, seed, 1), newLink(down, seed, 2), uint16(port), nil, 0
+	t.up, t.down, t.air, t.nat = newLink(up, seed, 1), newLink(down, seed, 2), nil, 0
+	t.first, t.last = uint16(port), uint16(port)
+}
+
+// serve makes all ports from first to last servers'. They share the link.
+func (t *tunnel) serve(first, last int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.first, t.last = uint16(first), uint16(last)
 }
 
 func (t *tunnel) stats() (up, down linkStats) {
@@ -220,7 +228,8 @@ func (t *tunnel) read() {
 		now := time.Since(t.start)
 		t.mu.Lock()
 		l := t.down
-		up := binary.BigEndian.Uint16(p[header+2:]) == t.port
+		to := binary.BigEndian.Uint16(p[header+2:])
+		up := to >= t.first && to <= t.last
 		if up {
 			l = t.up
 		}

@@ -58,10 +58,18 @@ func quicConfig() *quic.Config {
 // quicServer is quic-go's, which hands each connection's stream to serve.
 func quicServer(t testing.TB, retry bool, serve func(*quic.Conn, *quic.Stream)) netip.AddrPort {
 	t.Helper()
+	tr := &quic.Transport{VerifySourceAddress: func(net.Addr) bool { return retry }}
+	return quicServerOn(t, tr, quicConfig(), serve)
+}
+
+func quicServerOn(t testing.TB, tr *quic.Transport, cfg *quic.Config,
+	serve func(*quic.Conn, *quic.Stream),
+) netip.AddrPort {
+	t.Helper()
 	pc, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	require.NoError(t, err)
-	tr := &quic.Transport{Conn: pc, VerifySourceAddress: func(net.Addr) bool { return retry }}
-	l, err := tr.Listen(serverTLS(t), quicConfig())
+	tr.Conn = pc
+	l, err := tr.Listen(serverTLS(t), cfg)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(func() { cancel(); _ = l.Close(); _ = tr.Close(); _ = pc.Close() })
@@ -107,9 +115,11 @@ func roundTrip(t testing.TB, s io.ReadWriter, closeWrite func() error, data []by
 func TestInterop_ClientToQuicGo(t *testing.T) {
 	for name, retry := range map[string]bool{"plain": false, "retry": true} {
 		t.Run(name, func(t *testing.T) {
-			addr := quicServer(t, retry, echo)
+			r := newRelay(t, quicServer(t, retry, echo), fate{})
 			d := newDriver(t, core.Config{TLS: clientTLS()}, false)
-			p := d.dial(addr)
+			p := d.dial(r.addr())
+			_, down := r.stats()
+			assert.Equal(t, retry, down.retries > 0, "%+v", down)
 			roundTrip(t, p, p.CloseWrite, payload(t, 5<<20))
 			t.Logf("%+v", p.stats())
 			require.NoError(t, p.Close())
@@ -156,13 +166,18 @@ func listen(t testing.TB, cfg core.Config) (*driver, netip.AddrPort) {
 // quicDial is quic-go's client.
 func quicDial(t testing.TB, addr netip.AddrPort) (*quic.Transport, *quic.Conn) {
 	t.Helper()
+	return quicDialWith(t, addr, quicConfig())
+}
+
+func quicDialWith(t testing.TB, addr netip.AddrPort, cfg *quic.Config) (*quic.Transport, *quic.Conn) {
+	t.Helper()
 	pc, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	require.NoError(t, err)
 	tr := &quic.Transport{Conn: pc}
 	t.Cleanup(func() { _ = tr.Close(); _ = pc.Close() })
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	c, err := tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), clientTLS(), quicConfig())
+	c, err := tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), clientTLS(), cfg)
 	require.NoError(t, err)
 	return tr, c
 }
@@ -183,25 +198,12 @@ func TestInterop_QuicGoToServer(t *testing.T) {
 	}
 }
 
-func TestInterop_KeyUpdate(t *testing.T) {
-	t.Run("client", func(t *testing.T) {
-		addr := quicServer(t, false, echo)
-		d := newDriver(t, core.Config{TLS: clientTLS(), KeyUpdateAfter: 100}, false)
-		p := d.dial(addr)
-		roundTrip(t, p, p.CloseWrite, payload(t, 5<<20))
-		assert.Positive(t, p.stats().KeyUpdates)
-	})
-	t.Run("server", func(t *testing.T) {
-		_, addr := listen(t, core.Config{KeyUpdateAfter: 100})
-		_, c := quicDial(t, addr)
-		s, err := c.OpenStreamSync(context.Background())
-		require.NoError(t, err)
-		roundTrip(t, s, s.Close, payload(t, 5<<20))
-	})
-}
-
 func TestInterop_ClientMigrates(t *testing.T) {
-	addr := quicServer(t, false, echo)
+	conns := make(chan *quic.Conn, 1)
+	addr := quicServer(t, false, func(c *quic.Conn, s *quic.Stream) {
+		conns <- c
+		echo(c, s)
+	})
 	d := newDriver(t, core.Config{TLS: clientTLS()}, false)
 	p := d.dial(addr)
 	data := payload(t, 1<<20)
@@ -222,6 +224,9 @@ func TestInterop_ClientMigrates(t *testing.T) {
 		})
 	}
 	roundTrip(t, p, p.CloseWrite, data)
+	var local netip.AddrPort
+	d.do(func(mono.Time) { local = p.c.Path().Local })
+	assert.Equal(t, local.String(), (<-conns).RemoteAddr().String(), "quic-go has followed")
 }
 
 func TestInterop_QuicGoMigrates(t *testing.T) {

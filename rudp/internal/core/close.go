@@ -68,7 +68,6 @@ func (c *Conn) end(e *CloseError) {
 		return
 	}
 	c.err = e
-	c.halfOpenDone()
 	c.paceAt = mono.Never
 	c.event1(EventClosed | EventReadable | EventWritable)
 }

@@ -416,6 +416,8 @@ func (e *Endpoint) report(c *Conn) {
 
 func (e *Endpoint) accepted(c *Conn) { e.accepts = append(e.accepts, c) }
 
+// halfOpenDone is at the end of the handshake; of one that failed, when nothing is left of the connection: else
+// those that linger to say why would have no bound but MaxConns.
 func (c *Conn) halfOpenDone() {
 	if c.halfOpen {
 		c.halfOpen = false

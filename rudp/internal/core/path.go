@@ -143,11 +143,10 @@ func (c *Conn) use(p *pathState) {
 }
 
 // onPeerMoved follows the peer to the address of its newest packet that was not a mere probe.
-func (c *Conn) onPeerMoved(addr Path, size int) {
+func (c *Conn) onPeerMoved(addr Path) {
 	old := c.path
 	if c.fallback != nil && c.fallback.addr == addr {
 		// Back where it was.
-		c.fallback.received += uint64(size)
 		p := c.fallback
 		c.fallback = nil
 		c.retirePathCID(old)
@@ -163,7 +162,6 @@ func (c *Conn) onPeerMoved(addr Path, size int) {
 			p.cid = old.cid
 		}
 	}
-	p.received += uint64(size)
 	if samePlace(addr, old.addr) {
 		p.mtu = old.mtu
 	}

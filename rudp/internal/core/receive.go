@@ -44,8 +44,14 @@ func (c *Conn) receive(now mono.Time, addr Path, ecn ECN, datagram []byte) {
 		first = h.DCID
 		packet := rest[:max(h.End, 0)]
 		rest = rest[h.End:]
-		ok := c.onPacket(&h, addr, ecn, packet, size)
+		ok := c.onPacket(&h, addr, ecn, packet)
 		authentic = authentic || ok
+	}
+	if p == nil {
+		// A path that the datagram opened has nothing but this datagram to its credit.
+		if p = c.pathAt(addr); p != nil {
+			p.received += uint64(size)
+		}
 	}
 	if !authentic && size >= resetMin && c.state < closing && c.ep.tokens[tail] == c {
 		c.drain(&CloseError{Kind: KindStatelessReset, Remote: true})
@@ -62,7 +68,7 @@ func (c *Conn) drop(size int) {
 }
 
 // onPacket takes one packet and says whether it was authentic.
-func (c *Conn) onPacket(h *wire.Header, addr Path, ecn ECN, packet []byte, size int) bool {
+func (c *Conn) onPacket(h *wire.Header, addr Path, ecn ECN, packet []byte) bool {
 	switch h.Type {
 	case wire.VersionNegotiation:
 		return c.onVersionNegotiation(h)
@@ -105,7 +111,7 @@ func (c *Conn) onPacket(h *wire.Header, addr Path, ecn ECN, packet []byte, size 
 	c.trace(Event{Kind: TracePacketReceived, Space: s, PN: pn, Size: len(packet)})
 	c.elicitedSince = false
 	c.resetIdle()
-	if err := c.onPayload(s, pn, payload, addr, ecn, size); err != nil {
+	if err := c.onPayload(s, pn, payload, addr, ecn); err != nil {
 		c.fail(err)
 	}
 	return true
@@ -171,7 +177,7 @@ func (c *Conn) unseal(s recovery.SpaceID, h *wire.Header, packet []byte) (pn uin
 	return pn, payload, nil
 }
 
-func (c *Conn) onPayload(s recovery.SpaceID, pn uint64, payload []byte, addr Path, ecn ECN, size int) error {
+func (c *Conn) onPayload(s recovery.SpaceID, pn uint64, payload []byte, addr Path, ecn ECN) error {
 	eliciting, probing, atOnce := false, true, s != recovery.AppSpace
 	before := c.recv.high + c.recv.ready + uint64(len(c.recv.have))
 	f := &c.frame
@@ -212,12 +218,12 @@ func (c *Conn) onPayload(s recovery.SpaceID, pn uint64, payload []byte, addr Pat
 		sp.acks.onPacket(c.now, pn, ecn, eliciting, atOnce)
 	}
 	if s == recovery.AppSpace {
-		c.onAppPacket(pn, eliciting, probing, addr, size)
+		c.onAppPacket(pn, eliciting, probing, addr)
 	}
 	return nil
 }
 
-func (c *Conn) onAppPacket(pn uint64, eliciting, probing bool, addr Path, size int) {
+func (c *Conn) onAppPacket(pn uint64, eliciting, probing bool, addr Path) {
 	if eliciting {
 		c.nudgeAt, c.nudges = mono.Never, 0
 		if c.client && !c.recv.fin && c.recv.high > 0 && c.recv.high < c.limit {
@@ -229,7 +235,7 @@ func (c *Conn) onAppPacket(pn uint64, eliciting, probing bool, addr Path, size i
 	}
 	c.largestNonProbe = int64(pn)
 	if !c.client && c.handshakeDone && addr != c.path.addr {
-		c.onPeerMoved(addr, size)
+		c.onPeerMoved(addr)
 	}
 }
 
@@ -298,7 +304,6 @@ func (c *Conn) considerPath(addr Path) {
 		c.probe = nil
 	}
 	p := c.newPath(addr)
-	p.received = datagramMin // the datagram with the challenge has at least that
 	if !c.assignCID(p) {
 		return
 	}

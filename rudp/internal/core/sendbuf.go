@@ -21,7 +21,8 @@ func ringCopyOut(p, ring []byte, off uint64) {
 	copy(p[n:], ring)
 }
 
-// grown returns a ring of at least need bytes that holds what old held from start to end.
+// grown returns a ring of at least need bytes that holds what old held from start to end; end may be beyond
+// what old has room for.
 func grown(old []byte, start, end, need uint64) []byte {
 	size := uint64(max(len(old), ringMin))
 	for size < need {
@@ -31,6 +32,7 @@ func grown(old []byte, start, end, need uint64) []byte {
 		return old
 	}
 	ring := make([]byte, size)
+	end = min(end, start+uint64(len(old)))
 	for off := start; off < end; {
 		i := off & uint64(len(old)-1)
 		n := min(uint64(len(old))-i, end-off)
