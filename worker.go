@@ -96,6 +96,7 @@ type worker struct {
 	ports           []port  // of the public meshes
 	publishing      []*link // have messages that nobody sees yet
 	talk            talk
+	wakeDelay       wakeDelay
 	handlerContext  Context    // of callbacks that no server has
 	handlerContexts []*Context // of those of servers
 	lastYield       int64
@@ -163,6 +164,9 @@ func (w *worker) setUp() error {
 	}
 	if report.Caps&core.CapSendZC != 0 {
 		w.zeroCopyMin = c.ZeroCopyMin
+	}
+	if report.Caps&core.CapMinWait != 0 {
+		w.wakeDelay.micros = uint32(c.WakeDelay / time.Microsecond)
 	}
 	for _, a := range []**arena{&w.arena, &w.sentArena} {
 		if *a, err = newArena(c.ArenaSize); err != nil {
@@ -250,13 +254,26 @@ func (w *worker) cross() {
 	if w.watch.on {
 		w.watch.sleep.Store(true)
 	}
-	w.enter(1)
+	w.sleep()
 	if w.watch.on {
 		w.watch.beat.Store(0) // no turn's number: what follows is counted from here
 		w.watch.sleep.Store(false)
 	}
 	w.driver.Doorbell.Awake()
 	w.talk.awake(w.mail.Load() != 0)
+}
+
+// sleep is the crossing that waits.
+func (w *worker) sleep() {
+	d := &w.wakeDelay
+	delayed := d.takes()
+	if delayed {
+		w.stats.delayed++
+		w.entered(w.driver.EnterDelayed(delayedCount, d.micros))
+	} else {
+		w.enter(1)
+	}
+	d.learn(delayed, len(w.completions))
 }
 
 // busy reports whether the worker itself has more to do at once.

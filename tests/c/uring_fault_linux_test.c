@@ -24,11 +24,11 @@ static struct {
 } fault;
 
 static int faulty_enter(unsigned int fd, unsigned int to_submit, unsigned int min_complete,
-			unsigned int flags)
+			unsigned int flags, const vq__uring_wait *wait)
 {
 	fault.calls++;
 	if (fx_random(&fault.random) % 100 >= fault.percent)
-		return vq__uring_enter_syscall(fd, to_submit, min_complete, flags);
+		return vq__uring_enter_syscall(fd, to_submit, min_complete, flags, wait);
 	switch (fx_random(&fault.random) % 5) {
 	case 0:
 		fault.eintr++;
@@ -43,11 +43,11 @@ static int faulty_enter(unsigned int fd, unsigned int to_submit, unsigned int mi
 	case 3:
 		fault.shortened++;
 		to_submit = to_submit == 0 ? 0 : fx_random(&fault.random) % to_submit;
-		return vq__uring_enter_syscall(fd, to_submit, 0, flags);
+		return vq__uring_enter_syscall(fd, to_submit, 0, flags, NULL);
 	default:
 		/* A signal after the submission: the count wins over EINTR. */
 		fault.late++;
-		return vq__uring_enter_syscall(fd, to_submit, 0, flags);
+		return vq__uring_enter_syscall(fd, to_submit, 0, flags, NULL);
 	}
 }
 
@@ -71,9 +71,10 @@ static void end(void)
 static int scripted_result;
 
 static int scripted_enter(unsigned int fd, unsigned int to_submit, unsigned int min_complete,
-			  unsigned int flags)
+			  unsigned int flags, const vq__uring_wait *wait)
 {
 	(void)fd;
+	(void)wait;
 	(void)to_submit;
 	(void)min_complete;
 	(void)flags;
