@@ -28,9 +28,14 @@ const (
 	timersPerTurn = 4096
 )
 
-// yieldEvery is how long a worker is active before it lets Go's scheduler have its thread's P for a
-// moment: a locked goroutine that never yields keeps sysmon polling every 20 µs, which costs more.
-const yieldEvery = int64(time.Millisecond)
+// A yield lets Go's scheduler have the P of the worker's thread for a moment, at the price of two
+// switches of threads. yieldEvery is how long a worker is awake before it does: while it sleeps others
+// have the P anyway. yieldAtLeast is how long it goes without one if it sleeps now and then: a P whose
+// goroutine seems to run for 10 ms keeps Go's monitor polling every 20 µs, which costs more.
+const (
+	yieldEvery   = int64(time.Millisecond)
+	yieldAtLeast = 5 * int64(time.Millisecond)
+)
 
 // stopGrace is how long tasks have to come back from a cancelled wait when the runtime closes.
 const stopGrace = time.Second
@@ -99,6 +104,8 @@ type worker struct {
 	wakeDelay       wakeDelay
 	handlerContext  Context    // of callbacks that no server has
 	handlerContexts []*Context // of those of servers
+	slept           bool  // in this turn
+	awake           int64 // the time, since the last sleep; 0: not looked at yet
 	lastYield       int64
 	stopping        bool
 	grace           wheel.Timer
@@ -217,7 +224,18 @@ func (w *worker) turn() {
 	w.dispatch()
 	w.forgetRead()
 	w.forgetLent()
-	if now := w.timers.now; now-w.lastYield > yieldEvery {
+	w.yield()
+}
+
+// yield gives the P away for a moment, if it is time.
+func (w *worker) yield() {
+	now := w.timers.now
+	if w.slept {
+		w.slept, w.awake = false, 0 // now was read before the sleep
+	} else if w.awake == 0 {
+		w.awake = now
+	}
+	if now-w.lastYield > yieldAtLeast || w.awake != 0 && now-max(w.awake, w.lastYield) > yieldEvery {
 		w.lastYield = now
 		runtime.Gosched()
 	}
@@ -274,6 +292,7 @@ func (w *worker) sleep() {
 		w.enter(1)
 	}
 	d.learn(delayed, len(w.completions))
+	w.slept = true
 }
 
 // busy reports whether the worker itself has more to do at once.
