@@ -38,9 +38,18 @@ func (d *wakeDelay) noteStaged(kind opKind) {
 	}
 }
 
-// takes reports whether the next sleep is delayed.
-func (d *wakeDelay) takes() bool {
-	return d.micros > 0 && d.rest == 0 && !d.prompt && !d.rung
+// next returns the delay of the next sleep in microseconds, 0 for none. armed is when the kernel's timer
+// expires, if there is one: one that does so just before the kernel begins to wait does not end the
+// wait, so that the delay must not be longer than that.
+func (d *wakeDelay) next(armed int64) uint32 {
+	switch {
+	case d.micros == 0 || d.rest > 0 || d.prompt || d.rung:
+		return 0
+	case armed == 0:
+		return d.micros
+	}
+	left := time.Duration(armed - clock()).Microseconds()
+	return uint32(max(min(left, int64(d.micros)), 0))
 }
 
 // learn notes what a sleep brought.

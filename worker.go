@@ -104,8 +104,8 @@ type worker struct {
 	wakeDelay       wakeDelay
 	handlerContext  Context    // of callbacks that no server has
 	handlerContexts []*Context // of those of servers
-	slept           bool  // in this turn
-	awake           int64 // the time, since the last sleep; 0: not looked at yet
+	slept           bool       // in this turn
+	awake           int64      // the time, since the last sleep; 0: not looked at yet
 	lastYield       int64
 	stopping        bool
 	grace           wheel.Timer
@@ -283,15 +283,14 @@ func (w *worker) cross() {
 
 // sleep is the crossing that waits.
 func (w *worker) sleep() {
-	d := &w.wakeDelay
-	delayed := d.takes()
-	if delayed {
+	micros := w.wakeDelay.next(w.timers.armed)
+	if micros > 0 {
 		w.stats.delayed++
-		w.entered(w.driver.EnterDelayed(delayedCount, d.micros))
+		w.entered(w.driver.EnterDelayed(delayedCount, micros))
 	} else {
 		w.enter(1)
 	}
-	d.learn(delayed, len(w.completions))
+	w.wakeDelay.learn(micros > 0, len(w.completions))
 	w.slept = true
 }
 

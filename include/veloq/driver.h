@@ -171,10 +171,11 @@ int vq_driver_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count);
 
 /*
  * As vq_driver_enter, but a completion waits for others: from its begin on the call waits for
- * wait_count of them for delay_us (1 .. 1000000 microseconds), and after that for one. So none
- * waits here for longer than delay_us; that of a VQ_OP_TIMEOUT ends the wait at once, the
- * doorbell's need not. A wait that came to nothing may end early, with success. Without
- * VQ_CAP_MIN_WAIT it is vq_driver_enter(driver, sq_tail, 1). Owner only. Blocks.
+ * wait_count of them for delay_us (microseconds, 1 to those of an hour), and after that for one. So
+ * none waits here for longer than that. A VQ_OP_TIMEOUT that expires while the call waits ends the
+ * wait at once; one that expired before it, and the doorbell, need not. A wait that came to nothing
+ * may end early, with success. Without VQ_CAP_MIN_WAIT it is vq_driver_enter(driver, sq_tail, 1).
+ * Owner only. Blocks.
  */
 int vq_driver_enter_delayed(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count,
 			    uint32_t delay_us);

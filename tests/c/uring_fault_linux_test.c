@@ -108,6 +108,27 @@ static void test_results(void)
 	fx_end(&f);
 }
 
+/* A delayed wait that came to nothing ends early and with success, as the others do. */
+static void test_results_delayed(void)
+{
+	static const int early[] = { -ETIME, -EINTR, -EAGAIN, -EBUSY };
+
+	fx_begin(&f);
+	vq__uring *uring = (vq__uring *)f.driver;
+	uint32_t op = fx_nop(&f, 0);
+	uring->enter = scripted_enter;
+	for (size_t i = 0; i < sizeof(early) / sizeof(early[0]); i++) {
+		scripted_result = early[i];
+		CHECK_EQ(vq_driver_enter_delayed(f.driver, f.sq_tail, 2, 1), 0);
+		CHECK_EQ(f.sq_tail - *f.view.sq_head, 1);
+	}
+	scripted_result = -EBADF;
+	CHECK_EQ(vq_driver_enter_delayed(f.driver, f.sq_tail, 2, 1), -EBADF);
+	uring->enter = vq__uring_enter_syscall;
+	FX_EXPECT(&f, op, 0);
+	fx_end(&f);
+}
+
 /* An enter that came to nothing leaves the owner's hint standing: the work behind it still waits.
  */
 static void test_taskrun_kept(void)
@@ -299,6 +320,7 @@ static void test_cancel_under_faults(void)
 
 static const struct check_test tests[] = {
 	CHECK_TEST(test_results),
+	CHECK_TEST(test_results_delayed),
 	CHECK_TEST(test_taskrun_kept),
 	CHECK_TEST(test_nops),
 	CHECK_TEST(test_echo_some_faults),
