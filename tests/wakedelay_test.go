@@ -25,11 +25,12 @@ func (echoPackets) OnPackets(_ *veloq.Context, d *veloq.Datagram, ps []veloq.Pac
 	}
 }
 
-// Goal: bursts of datagrams delay wakes where the driver can, nowhere else, and all come back in order.
+// Goal: bursts of datagrams delay wakes where the driver can, also with a restricted ring, nowhere else,
+// and all come back in order.
 func TestWakeDelay_DatagramsComeTogether(t *testing.T) {
 	noLeak(t)
 	const burst, roundsMax = 16, 2000
-	rt := newPacketRuntime(t, veloq.Config{Workers: 1, WakeDelay: time.Millisecond})
+	rt := newPacketRuntime(t, veloq.Config{Workers: 1, WakeDelay: time.Millisecond, Restrict: true})
 	s, err := (&veloq.ListenConfig{}).StartDatagramHandler(context.Background(), rt, "udp", "127.0.0.1:0", echoPackets{})
 	require.NoError(t, err)
 	can := slices.Contains(rt.Report().Caps, "MIN_WAIT")
