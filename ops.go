@@ -118,6 +118,7 @@ func (w *worker) stage(opcode uint8, kind opKind, slot uint64) *core.SQE {
 	}
 	sqe.Opcode = opcode
 	sqe.UserData = kind.token(slot)
+	w.wakeDelay.noteStaged(kind)
 	return sqe
 }
 
@@ -130,10 +131,14 @@ func (w *worker) stageCancel(kind opKind, slot uint64) {
 }
 
 // enter is the crossing: submits what is staged, waits if asked to, and collects what completed.
-func (w *worker) enter(wait uint32) {
-	if err := w.driver.Enter(wait); err != nil {
+func (w *worker) enter(wait uint32) { w.entered(w.driver.Enter(wait)) }
+
+// entered collects what a crossing brought.
+func (w *worker) entered(err error) {
+	if err != nil {
 		w.rt.broken(w, err)
 	}
+	w.wakeDelay.prompt = false
 	w.collect()
 	for w.driver.Overflowed() {
 		// Completions wait in the kernel for the room that collect has just made.
@@ -182,6 +187,7 @@ func (w *worker) dispatch() {
 		switch kind := opKind(cqe.UserData >> tokenKindShift); kind {
 		case opNone:
 		case opWake:
+			w.wakeDelay.rung = true
 			if cqe.Flags&core.CQEMore == 0 {
 				w.armWake()
 			}

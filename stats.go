@@ -8,6 +8,7 @@ import "github.com/veloq/veloq/internal/debugtag"
 type workerStats struct {
 	turns          uint64
 	waits          uint64
+	delayed        uint64
 	completions    uint64
 	orphans        uint64
 	ringFull       uint64
@@ -46,6 +47,7 @@ type WorkerStats struct {
 	Turns       uint64 // rounds of the worker's loop
 	Crossings   uint64 // calls into C on the data path: one a turn, but for full rings
 	Waits       uint64 // turns that were ready to sleep in the kernel
+	Delayed     uint64 // of them, those in which a completion waited for others: Config.WakeDelay
 	Wakes       uint64 // times that another thread rang the doorbell
 	Submissions uint64 // operations handed to the driver
 	Completions uint64 // completions dispatched
@@ -153,7 +155,7 @@ func (w *worker) measureCrossing() {
 func (w *worker) snapshot() WorkerStats {
 	st := &w.stats
 	out := WorkerStats{
-		Turns: st.turns, Waits: st.waits, Wakes: w.wakes.Load(), Completions: st.completions,
+		Turns: st.turns, Waits: st.waits, Delayed: st.delayed, Wakes: w.wakes.Load(), Completions: st.completions,
 		QuietSends: st.quietSends, QuietShort: st.quietShort, RingFull: st.ringFull,
 		Overflows: st.overflows, NoBuffers: st.noBuffers, Spills: st.spills,
 		WritesFull: st.writesFull, Accepted: st.accepted, AcceptBackoffs: st.acceptBackoffs,

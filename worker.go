@@ -29,9 +29,14 @@ const (
 	timersPerTurn = 4096
 )
 
-// yieldEvery is how long a worker is active before it lets Go's scheduler have its thread's P for a
-// moment: a locked goroutine that never yields keeps sysmon polling every 20 µs, which costs more.
-const yieldEvery = int64(time.Millisecond)
+// A yield lets Go's scheduler have the P of the worker's thread for a moment, at the price of two
+// switches of threads. yieldEvery is how long a worker is awake before it does: while it sleeps others
+// have the P anyway. yieldAtLeast is how long it goes without one if it sleeps now and then: a P whose
+// goroutine seems to run for 10 ms keeps Go's monitor polling every 20 µs, which costs more.
+const (
+	yieldEvery   = int64(time.Millisecond)
+	yieldAtLeast = 5 * int64(time.Millisecond)
+)
 
 // stopGrace is how long tasks have to come back from a cancelled wait when the runtime closes.
 const stopGrace = time.Second
@@ -98,8 +103,11 @@ type worker struct {
 	ports           []port  // of the public meshes
 	publishing      []*link // have messages that nobody sees yet
 	talk            talk
+	wakeDelay       wakeDelay
 	handlerContext  Context    // of callbacks that no server has
 	handlerContexts []*Context // of those of servers
+	slept           bool       // in this turn
+	awake           int64      // the time, since the last sleep; 0: not looked at yet
 	lastYield       int64
 	stopping        bool
 	grace           wheel.Timer
@@ -167,6 +175,9 @@ func (w *worker) setUp() error {
 	if report.Caps&core.CapSendZC != 0 {
 		w.zeroCopyMin = c.ZeroCopyMin
 	}
+	if report.Caps&core.CapMinWait != 0 {
+		w.wakeDelay.micros = uint32(c.WakeDelay / time.Microsecond)
+	}
 	for _, a := range []**arena{&w.arena, &w.sentArena} {
 		if *a, err = newArena(c.ArenaSize); err != nil {
 			driver.Destroy()
@@ -216,7 +227,18 @@ func (w *worker) turn() {
 	w.dispatch()
 	w.forgetRead()
 	w.forgetLent()
-	if now := w.timers.now; now-w.lastYield > yieldEvery {
+	w.yield()
+}
+
+// yield gives the P away for a moment, if it is time.
+func (w *worker) yield() {
+	now := w.timers.now
+	if w.slept {
+		w.slept, w.awake = false, 0 // now was read before the sleep
+	} else if w.awake == 0 {
+		w.awake = now
+	}
+	if now-w.lastYield > yieldAtLeast || w.awake != 0 && now-max(w.awake, w.lastYield) > yieldEvery {
 		w.lastYield = now
 		runtime.Gosched()
 	}
@@ -253,13 +275,26 @@ func (w *worker) cross() {
 	if w.watch.on {
 		w.watch.sleep.Store(true)
 	}
-	w.enter(1)
+	w.sleep()
 	if w.watch.on {
 		w.watch.beat.Store(0) // no turn's number: what follows is counted from here
 		w.watch.sleep.Store(false)
 	}
 	w.driver.Doorbell.Awake()
 	w.talk.awake(w.mail.Load() != 0)
+}
+
+// sleep is the crossing that waits.
+func (w *worker) sleep() {
+	micros := w.wakeDelay.next(w.timers.armed)
+	if micros > 0 {
+		w.stats.delayed++
+		w.entered(w.driver.EnterDelayed(delayedCount, micros))
+	} else {
+		w.enter(1)
+	}
+	w.wakeDelay.learn(micros > 0, len(w.completions))
+	w.slept = true
 }
 
 // busy reports whether the worker itself has more to do at once.

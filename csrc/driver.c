@@ -84,6 +84,14 @@ int vq_driver_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count)
 	return driver->ops->enter(driver, sq_tail, wait_count);
 }
 
+int vq_driver_enter_delayed(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count,
+			    uint32_t delay_us)
+{
+	if (driver->ops->enter_delayed == NULL)
+		return driver->ops->enter(driver, sq_tail, 1);
+	return driver->ops->enter_delayed(driver, sq_tail, wait_count, delay_us);
+}
+
 void vq_driver_prep_wake(const vq_driver *driver, vq_sqe *sqe)
 {
 	driver->ops->prep_wake(driver, sqe);

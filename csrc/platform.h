@@ -36,6 +36,9 @@ typedef struct vq__driver_ops {
 	int (*create)(const vq_driver_config *config, vq_driver_report *report, vq_driver **out);
 	void (*destroy)(vq_driver *driver);
 	int (*enter)(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count);
+	/* vq_driver_enter_delayed, or NULL: with VQ_CAP_MIN_WAIT only. */
+	int (*enter_delayed)(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count,
+			     uint32_t delay_us);
 	void (*prep_wake)(const vq_driver *driver, vq_sqe *sqe);
 } vq__driver_ops;
 

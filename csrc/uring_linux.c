@@ -1,8 +1,8 @@
 /*
  * uring_linux.c: the driver over io_uring (liburing 2.3 or later). Staging writes straight into the
  * kernel's submission array and completions are read from its ring: this file only sets the ring
- * up, submits and waits. Where the kernel lacks an op that repeats or the buffer ring, the driver
- * is a translated one: uring_translate_linux.h.
+ * up, and uring_enter_linux.c submits and waits. Where the kernel lacks an op that repeats or the
+ * buffer ring, the driver is a translated one: uring_translate_linux.h.
  */
 #define _GNU_SOURCE
 #include "pages_linux.h"
@@ -22,9 +22,10 @@
 #include <unistd.h>
 
 /* Newer than liburing 2.3's headers; the values are the kernel's and the kernel is asked. */
-#define VQ__PBUF_RING_INC 2u
-#define VQ__OP_SEND_ZC    47
-#define VQ__OP_SOCKET     45
+#define VQ__PBUF_RING_INC    2u
+#define VQ__OP_SEND_ZC       47
+#define VQ__OP_SOCKET        45
+#define VQ__FEAT_MIN_TIMEOUT (1u << 15)
 #ifndef IORING_SEND_ZC_REPORT_USAGE
 #define IORING_SEND_ZC_REPORT_USAGE  (1U << 3)
 #define IORING_NOTIF_USAGE_ZC_COPIED (1U << 31)
@@ -112,12 +113,6 @@ SAME(VQ_ECANCELED, ECANCELED);
 SAME(VQ_ETIME, ETIME);
 SAME(VQ_EALREADY, EALREADY);
 
-int vq__uring_enter_syscall(unsigned int fd, unsigned int to_submit, unsigned int min_complete,
-			    unsigned int flags)
-{
-	return io_uring_enter2(fd, to_submit, min_complete, flags, NULL, _NSIG / 8);
-}
-
 /*
  * Whether a seccomp filter would not refuse io_uring but end the process for asking. Where there is
  * a filter a child asks first: with memory of its own, since a core dump would take all who share
@@ -189,6 +184,11 @@ static int setup_ring(vq__uring *u, const vq_driver_config *config, vq_driver_re
 			if ((params.features & IORING_FEAT_CQE_SKIP) != 0 &&
 			    (config->deny & VQ_CAP_SKIP_SUCCESS) == 0)
 				report->caps |= VQ_CAP_SKIP_SUCCESS;
+			/* Where work isn't deferred it would wake the thread anyway. */
+			if ((params.features & VQ__FEAT_MIN_TIMEOUT) != 0 &&
+			    (report->caps & VQ_CAP_DEFER_TASKRUN) != 0 &&
+			    (config->deny & VQ_CAP_MIN_WAIT) == 0)
+				report->caps |= VQ_CAP_MIN_WAIT;
 			return (params.features & IORING_FEAT_NODROP) != 0 ? 0 : -ENOSYS;
 		}
 		if (rc != -EINVAL)
@@ -416,7 +416,7 @@ void vq__uring_destroy(vq_driver *driver)
 		};
 		(void)io_uring_register_sync_cancel(&u->ring, &cancel);
 		(void)vq__uring_enter_syscall((unsigned int)u->ring.ring_fd, 0, 0,
-					      IORING_ENTER_GETEVENTS);
+					      IORING_ENTER_GETEVENTS, NULL);
 		unregister_group(u, &u->buffers);
 		unregister_group(u, &u->packets);
 		io_uring_queue_exit(&u->ring);
@@ -469,6 +469,9 @@ static int uring_start(vq__uring *u, const vq_driver_config *config, vq_driver_r
 	u->doorbell_ready = true;
 	fill_view(u, report);
 	report->emulated = VQ__CAPS_EMULATED & ~report->caps;
+	if (report->emulated != 0)
+		report->caps &= ~(uint32_t)VQ_CAP_MIN_WAIT;
+	u->min_wait = (report->caps & VQ_CAP_MIN_WAIT) != 0;
 	if (report->emulated == 0)
 		return 0;
 	report->failed_step = VQ_STEP_BUFFERS;
@@ -493,61 +496,6 @@ static int uring_create(const vq_driver_config *config, vq_driver_report *report
 	return 0;
 }
 
-/*
- * The kernel takes its TASKRUN flag down only when it finds work to run, before it runs it. Work
- * that arrives meanwhile puts the flag up and is run along with the rest: the flag then stays, with
- * nothing behind it, and an owner that looks at it while it spins never stops entering. So it is
- * taken down here, ahead of an enter that runs all there is. Work queued from then on is either
- * seen by that enter or puts the flag up again.
- */
-static bool taskrun_take(vq__uring *u)
-{
-	unsigned int *sq_flags = u->ring.sq.kflags;
-
-	/* relaxed: only a hint, which carries no data */
-	if ((__atomic_load_n(sq_flags, __ATOMIC_RELAXED) & VQ_SQ_TASKRUN) == 0)
-		return false;
-	__atomic_fetch_and(sq_flags, ~(unsigned int)VQ_SQ_TASKRUN, __ATOMIC_RELAXED);
-	return true;
-}
-
-/*
- * For an enter that failed or took less than it was given: it ended before it ran anything, and the
- * kernel puts the flag up for the first work of a batch only.
- */
-static void taskrun_restore(vq__uring *u)
-{
-	/* relaxed: as above */
-	__atomic_fetch_or(u->ring.sq.kflags, VQ_SQ_TASKRUN, __ATOMIC_RELAXED);
-}
-
-int vq__uring_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count)
-{
-	vq__uring *u = (vq__uring *)driver;
-	unsigned int flags = IORING_ENTER_GETEVENTS;
-	unsigned int fd = (unsigned int)u->ring.ring_fd;
-
-	if (u->ring.enter_ring_fd != u->ring.ring_fd) {
-		fd = (unsigned int)u->ring.enter_ring_fd;
-		flags |= IORING_ENTER_REGISTERED_RING;
-	}
-	/* release: pairs with the kernel's acquire of the submission tail */
-	__atomic_store_n(u->ring.sq.ktail, sq_tail, __ATOMIC_RELEASE);
-	uint32_t staged = sq_tail - __atomic_load_n(u->ring.sq.khead, __ATOMIC_ACQUIRE);
-	bool taken = taskrun_take(u);
-	int rc = u->enter(fd, staged, wait_count, flags);
-	if (taken && rc != (int)staged)
-		taskrun_restore(u);
-	switch (rc) {
-	case -EINTR:  /* a signal ended the wait */
-	case -EAGAIN: /* no memory for requests just now */
-	case -EBUSY:  /* completions must be collected first */
-		return 0;
-	default:
-		return rc;
-	}
-}
-
 void vq__uring_prep_wake(const vq_driver *driver, vq_sqe *sqe)
 {
 	const vq__uring *u = (const vq__uring *)driver;
@@ -568,5 +516,6 @@ const vq__driver_ops vq__uring_ops = {
 	.create = uring_create,
 	.destroy = vq__uring_destroy,
 	.enter = vq__uring_enter,
+	.enter_delayed = vq__uring_enter_delayed,
 	.prep_wake = vq__uring_prep_wake,
 };

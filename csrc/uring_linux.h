@@ -7,9 +7,17 @@
 
 #include <liburing.h>
 
-/* io_uring_enter(2); returns what it consumed, or the negative errno. */
+/* struct io_uring_getevents_arg; its min_wait_usec is called `pad` in liburing 2.3. */
+typedef struct vq__uring_wait {
+	uint64_t sigmask;
+	uint32_t sigmask_bytes;
+	uint32_t min_wait_us;
+	uint64_t timeout; /* a struct __kernel_timespec */
+} vq__uring_wait;
+
+/* io_uring_enter(2); wait may be NULL. Returns what it consumed, or the negative errno. */
 typedef int vq__uring_enter_fn(unsigned int fd, unsigned int to_submit, unsigned int min_complete,
-			       unsigned int flags);
+			       unsigned int flags, const vq__uring_wait *wait);
 
 /* A group of provided buffers: its ring, shared with the kernel, and their memory. */
 typedef struct vq__uring_group {
@@ -32,6 +40,7 @@ typedef struct vq__uring {
 	vq__uring_group packets;
 	bool ring_ready;
 	bool is_6_0; /* the kernel's release, or later */
+	bool min_wait;
 	bool doorbell_ready;
 } vq__uring;
 
@@ -49,11 +58,13 @@ int vq__uring_restrict(const vq__uring *u, uint32_t caps);
  * to sq_tail; the doorbell's op; and the end of ring and memory.
  */
 int vq__uring_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count);
+int vq__uring_enter_delayed(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count,
+			    uint32_t delay_us);
 void vq__uring_prep_wake(const vq_driver *driver, vq_sqe *sqe);
 void vq__uring_destroy(vq_driver *driver);
 
 /* The call that `enter` is when no test has replaced it. */
 int vq__uring_enter_syscall(unsigned int fd, unsigned int to_submit, unsigned int min_complete,
-			    unsigned int flags);
+			    unsigned int flags, const vq__uring_wait *wait);
 
 #endif

@@ -677,6 +677,7 @@ func TestErrors_Config(t *testing.T) {
 	for field, configs := range map[string][]veloq.Config{
 		"Workers":      {{Workers: -1}, {Workers: 1 << 20}},
 		"Spin":         {{Spin: -1}, {Spin: time.Hour}},
+		"WakeDelay":    {{WakeDelay: -1}, {WakeDelay: time.Second}, {WakeDelay: 1500 * time.Nanosecond}},
 		"ReadLimit":    {{ReadLimit: -1}},
 		"WriteHigh":    {{WriteHigh: -1}},
 		"InboxLimit":   {{InboxLimit: -1}},

@@ -54,7 +54,7 @@ type shape struct {
 func tinyConfig() veloq.Config {
 	return veloq.Config{
 		Workers: 1, SubmissionEntries: 8, CompletionEntries: 16, BufferCount: 4, BufferSize: 1024,
-		ArenaSize: 16 << 10, ReadLimit: 4 << 10, WriteHigh: 4 << 10,
+		ArenaSize: 16 << 10, ReadLimit: 4 << 10, WriteHigh: 4 << 10, WakeDelay: 200 * time.Microsecond,
 	}
 }
 
@@ -276,6 +276,7 @@ func totals(rt *veloq.Runtime) veloq.WorkerStats {
 		sum.Turns += w.Turns
 		sum.Crossings += w.Crossings
 		sum.Waits += w.Waits
+		sum.Delayed += w.Delayed
 		sum.Submissions += w.Submissions
 		sum.Completions += w.Completions
 		sum.RingFull += w.RingFull

@@ -6,7 +6,7 @@
 //	go run . -servers net-msg,veloq-handler -loads sink,sink@50000 -rounds 9
 //	go run . -also "mine=/path/to/server -flag" # anything that prints its address and echoes
 //
-// The server has one CPU and GOMAXPROCS=1, the client another; servers take turns in rounds; figures are
+// The server has one CPU and GOMAXPROCS=1 or -procs, the client another; servers take turns in rounds; figures are
 // medians. Linux only; needs cc and taskset. README.md says what the figures mean.
 package main
 
@@ -35,6 +35,8 @@ type options struct {
 	size    int
 	depth   int
 	sockets int
+	procs   int
+	delay   time.Duration
 }
 
 // A load is one form of what the client does.
@@ -54,7 +56,7 @@ var forms = map[string]load{
 
 const (
 	defaultServers = "net-msg,net,xnet,xnet-gro,veloq,veloq-msg,veloq-batch,veloq-gro," +
-		"veloq-handler,veloq-handler-gro,veloq-task,veloq-task-gro"
+		"veloq-handler,veloq-handler-gro,veloq-handler-delay,veloq-task,veloq-task-gro,veloq-task-delay"
 	defaultLoads = "echo,echo-gso,sink,sink-gso,sink@100000,sink-gso@100000"
 )
 
@@ -115,9 +117,11 @@ func run() error {
 	flag.IntVar(&o.size, "size", 1200, "bytes a datagram")
 	flag.IntVar(&o.depth, "depth", 32, "datagrams in flight a socket")
 	flag.IntVar(&o.sockets, "sockets", 4, "the client's sockets")
+	flag.IntVar(&o.procs, "procs", 1, "GOMAXPROCS of the servers, on their one CPU")
+	flag.DurationVar(&o.delay, "delay", 200*time.Microsecond, "Config.WakeDelay of the servers with -delay")
 	flag.Parse()
 	if *serveDoor != "" {
-		return serve(*serveDoor, *sinking)
+		return serve(*serveDoor, *sinking, o.delay)
 	}
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
@@ -135,8 +139,8 @@ func run() error {
 			return fmt.Errorf("-servers: %q is none of %s", name, defaultServers)
 		}
 	}
-	if o.rounds < 1 || o.seconds <= 0 {
-		return errors.New("-rounds and -seconds must be positive")
+	if o.rounds < 1 || o.seconds <= 0 || o.procs < 1 {
+		return errors.New("-rounds, -seconds and -procs must be positive")
 	}
 	for name := range o.also {
 		o.servers = append(o.servers, name)
@@ -145,8 +149,8 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%d B, %d sockets, %d in flight each; %d rounds of %g s\n",
-		o.size, o.sockets, o.depth, o.rounds, o.seconds)
+	fmt.Printf("%d B, %d sockets, %d in flight each; %d rounds of %g s; GOMAXPROCS=%d\n",
+		o.size, o.sockets, o.depth, o.rounds, o.seconds, o.procs)
 	for _, l := range o.loads {
 		if err := o.measure(client, l); err != nil {
 			return err
@@ -246,10 +250,10 @@ func (o *options) sample(client, name string, l load) (s sample, err error) {
 		if err != nil {
 			return s, err
 		}
-		args = []string{self, "-serve", name, "-sink=" + strconv.FormatBool(l.sink)}
+		args = []string{self, "-serve", name, "-sink=" + strconv.FormatBool(l.sink), "-delay", o.delay.String()}
 	}
 	server := exec.Command("taskset", append([]string{"-c", "0"}, args...)...) // execs: same pid
-	server.Env = append(os.Environ(), "GOMAXPROCS=1")
+	server.Env = append(os.Environ(), "GOMAXPROCS="+strconv.Itoa(o.procs))
 	server.Stderr = os.Stderr
 	stdout, err := server.StdoutPipe()
 	if err != nil {

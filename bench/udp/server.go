@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/veloq/veloq"
 )
@@ -23,24 +24,28 @@ const (
 
 // doors are the servers by name.
 var doors = map[string]func(s *sink) error{
-	"net":               serveNet,
-	"net-msg":           serveNetMsg,
-	"xnet":              serveXNet,
-	"xnet-gro":          serveXNetGRO,
-	"veloq":             serveVeloq,
-	"veloq-msg":         serveVeloqMsg,
-	"veloq-batch":       serveVeloqBatch,
-	"veloq-gro":         serveVeloqGRO,
-	"veloq-handler":     serveHandler,
-	"veloq-handler-gro": serveHandlerGRO,
-	"veloq-task":        serveTask,
-	"veloq-task-gro":    serveTaskGRO,
+	"net":                 serveNet,
+	"net-msg":             serveNetMsg,
+	"xnet":                serveXNet,
+	"xnet-gro":            serveXNetGRO,
+	"veloq":               serveVeloq,
+	"veloq-msg":           serveVeloqMsg,
+	"veloq-batch":         serveVeloqBatch,
+	"veloq-gro":           serveVeloqGRO,
+	"veloq-handler":       serveHandler,
+	"veloq-handler-gro":   serveHandlerGRO,
+	"veloq-handler-delay": serveHandlerDelay,
+	"veloq-task":          serveTask,
+	"veloq-task-gro":      serveTaskGRO,
+	"veloq-task-delay":    serveTaskDelay,
 }
 
 // sink is what is done with a datagram: echo it, or count it and answer only those that ask.
 type sink struct {
 	on   bool
 	seen uint64
+	// delay is Config.WakeDelay of the servers that have one.
+	delay time.Duration
 }
 
 // answer tells whether p is to be answered.
@@ -74,12 +79,12 @@ func (s *sink) answers(piece []byte, segment int, add func(p []byte, segment int
 }
 
 // serve runs one door until the process is ended.
-func serve(door string, sinking bool) error {
+func serve(door string, sinking bool, delay time.Duration) error {
 	fn, ok := doors[door]
 	if !ok {
 		return fmt.Errorf("no server %q", door)
 	}
-	return fn(&sink{on: sinking})
+	return fn(&sink{on: sinking, delay: delay})
 }
 
 var loopback = &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}

@@ -27,7 +27,7 @@ const (
 
 func TestMain(m *testing.M) {
 	if door := os.Getenv(doorEnv); door != "" {
-		err := serve(door, os.Getenv(sinkEnv) == "true")
+		err := serve(door, os.Getenv(sinkEnv) == "true", time.Millisecond)
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -12,19 +12,29 @@ import (
 	"github.com/veloq/veloq"
 )
 
-func serveHandler(s *sink) error    { return serveWorker(s, false, false) }
-func serveHandlerGRO(s *sink) error { return serveWorker(s, true, false) }
-func serveTask(s *sink) error       { return serveWorker(s, false, true) }
-func serveTaskGRO(s *sink) error    { return serveWorker(s, true, true) }
+func serveHandler(s *sink) error      { return serveWorker(s, workerForm{}) }
+func serveHandlerGRO(s *sink) error   { return serveWorker(s, workerForm{gro: true}) }
+func serveHandlerDelay(s *sink) error { return serveWorker(s, workerForm{delay: true}) }
+func serveTask(s *sink) error         { return serveWorker(s, workerForm{task: true}) }
+func serveTaskGRO(s *sink) error      { return serveWorker(s, workerForm{task: true, gro: true}) }
+func serveTaskDelay(s *sink) error    { return serveWorker(s, workerForm{task: true, delay: true}) }
 
-func serveWorker(s *sink, gro, task bool) error {
-	rt, err := veloq.New(veloq.Config{Workers: 1})
+// workerForm is what differs between these servers.
+type workerForm struct{ task, gro, delay bool }
+
+func serveWorker(s *sink, form workerForm) error {
+	var config veloq.Config
+	config.Workers = 1
+	if form.delay {
+		config.WakeDelay = s.delay
+	}
+	rt, err := veloq.New(config)
 	if err != nil {
 		return err
 	}
 	defer rt.Close()
-	ws := &workerSink{sink: s, gro: gro}
-	if task {
+	ws := &workerSink{sink: s, gro: form.gro}
+	if form.task {
 		return rt.ServeDatagram(context.Background(), "udp4", "127.0.0.1:0", ws.run)
 	}
 	return rt.ServeDatagramHandler(context.Background(), "udp4", "127.0.0.1:0", ws)

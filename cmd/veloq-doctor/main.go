@@ -99,6 +99,7 @@ var since = map[string]string{
 	"SUBMIT_ALL": "5.18", "REGISTERED_RING": "5.18", "ACCEPT_MULTISHOT": "5.19", "RECV_MULTISHOT": "6.0",
 	"BUFFER_RING": "6.0", "BUFFER_INCREMENTAL": "6.12", "SKIP_SUCCESS": "5.17", "SEND_ZC": "6.0",
 	"POLL_MULTISHOT": "5.13", "SHUTDOWN": "5.11", "TIMEOUT_UPDATE": "5.11", "RESTRICTED": "5.10",
+	"MIN_WAIT": "6.12",
 }
 
 // needs is what a feature is of no use without.
@@ -106,6 +107,7 @@ var needs = map[string][]string{
 	"RECV_MULTISHOT":     {"BUFFER_RING"},
 	"BUFFER_RING":        {"RECV_MULTISHOT"},
 	"BUFFER_INCREMENTAL": {"BUFFER_RING", "RECV_MULTISHOT"},
+	"MIN_WAIT":           {"DEFER_TASKRUN"},
 }
 
 // socketsSince is the first Windows 10 with what sockets may have, and the first Linux.

@@ -39,6 +39,7 @@ enum {
 	VQ_CAP_SHUTDOWN = 1u << 14,
 	VQ_CAP_TIMEOUT_UPDATE = 1u << 15,
 	VQ_CAP_SEND_FILE = 1u << 16,
+	VQ_CAP_MIN_WAIT = 1u << 17, /* vq_driver_enter_delayed delays */
 };
 
 /* At which step a driver could not be created (vq_driver_report.failed_step). */
@@ -167,6 +168,17 @@ void vq_driver_view_get(const vq_driver *driver, vq_driver_view *view);
  * Owner only. Blocks when wait_count > 0.
  */
 int vq_driver_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count);
+
+/*
+ * As vq_driver_enter, but a completion waits for others: from its begin on the call waits for
+ * wait_count of them for delay_us (microseconds, 1 to those of an hour), and after that for one. So
+ * none waits here for longer than that. A VQ_OP_TIMEOUT that expires while the call waits ends the
+ * wait at once; one that expired before it, and the doorbell, need not. A wait that came to nothing
+ * may end early, with success. Without VQ_CAP_MIN_WAIT it is vq_driver_enter(driver, sq_tail, 1).
+ * Owner only. Blocks.
+ */
+int vq_driver_enter_delayed(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count,
+			    uint32_t delay_us);
 
 /*
  * Fills *sqe with the op that completes (res > 0, VQ_CQE_MORE as long as it goes on) whenever the

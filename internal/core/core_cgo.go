@@ -12,6 +12,8 @@ package core
 // What a turn calls: no Go pointer escapes and none of it calls back.
 #cgo noescape vq_driver_enter
 #cgo nocallback vq_driver_enter
+#cgo noescape vq_driver_enter_delayed
+#cgo nocallback vq_driver_enter_delayed
 #cgo noescape vq_thread_yield
 #cgo nocallback vq_thread_yield
 #cgo noescape vq_doorbell_ring
@@ -69,6 +71,8 @@ const (
 	_ = uint(info4Bytes - C.sizeof_vq_in_pktinfo)
 	_ = uint(C.VQ_CAP_SEND_FILE - CapSendFile)
 	_ = uint(CapSendFile - C.VQ_CAP_SEND_FILE)
+	_ = uint(C.VQ_CAP_MIN_WAIT - CapMinWait)
+	_ = uint(CapMinWait - C.VQ_CAP_MIN_WAIT)
 	_ = uint(C.VQ_OP_SEND_FILE - OpSendFile)
 	_ = uint(OpSendFile - C.VQ_OP_SEND_FILE)
 	_ = uint(C.VQ_OPT_DONT_FRAGMENT - OptDontFragment)
@@ -147,6 +151,10 @@ func CreateDriver(config Config) (*Driver, Report, error) {
 
 func driverEnter(handle unsafe.Pointer, sqTail, wait uint32) int32 {
 	return int32(C.vq_driver_enter((*C.vq_driver)(handle), C.uint32_t(sqTail), C.uint32_t(wait)))
+}
+
+func driverEnterDelayed(handle unsafe.Pointer, sqTail, count, micros uint32) int32 {
+	return int32(C.vq_driver_enter_delayed((*C.vq_driver)(handle), C.uint32_t(sqTail), C.uint32_t(count), C.uint32_t(micros)))
 }
 
 func driverDestroy(handle unsafe.Pointer) {

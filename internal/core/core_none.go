@@ -41,6 +41,8 @@ const (
 
 func sysError(Errno) error { return nil }
 
+func driverEnterDelayed(unsafe.Pointer, uint32, uint32, uint32) int32 { return -int32(ErrNoDriver) }
+
 func driverEnter(unsafe.Pointer, uint32, uint32) int32 { return -int32(ErrNoDriver) }
 
 func driverDestroy(unsafe.Pointer) {}

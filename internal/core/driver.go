@@ -32,6 +32,7 @@ const (
 	CapShutdown
 	CapTimeoutUpdate
 	CapSendFile
+	CapMinWait
 )
 
 // CapNames names the bits of a driver's caps, lowest first.
@@ -39,7 +40,7 @@ var CapNames = [...]string{
 	"SINGLE_ISSUER", "DEFER_TASKRUN", "COOP_TASKRUN", "TASKRUN_FLAG", "SUBMIT_ALL",
 	"REGISTERED_RING", "ACCEPT_MULTISHOT", "RECV_MULTISHOT", "BUFFER_RING",
 	"BUFFER_INCREMENTAL", "SKIP_SUCCESS", "SEND_ZC", "POLL_MULTISHOT", "RESTRICTED",
-	"SHUTDOWN", "TIMEOUT_UPDATE", "SEND_FILE",
+	"SHUTDOWN", "TIMEOUT_UPDATE", "SEND_FILE", "MIN_WAIT",
 }
 
 // KnownCaps returns the caps that a driver of that kind may have.
@@ -159,6 +160,16 @@ func (d *Driver) Unsubmitted() uint32 { return d.sqTail - atomic.LoadUint32(d.sq
 func (d *Driver) Enter(wait uint32) error {
 	d.Enters++
 	if rc := driverEnter(d.handle, d.sqTail, wait); rc < 0 {
+		return Errno(-rc)
+	}
+	return nil
+}
+
+// EnterDelayed is Enter that waits for count completions for micros microseconds, and after that for
+// one; without CapMinWait, for one. Blocks.
+func (d *Driver) EnterDelayed(count, micros uint32) error {
+	d.Enters++
+	if rc := driverEnterDelayed(d.handle, d.sqTail, count, micros); rc < 0 {
 		return Errno(-rc)
 	}
 	return nil

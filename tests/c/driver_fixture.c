@@ -26,7 +26,7 @@ enum {
 	(CAPS_OF_SETUP | VQ_CAP_REGISTERED_RING | VQ_CAP_ACCEPT_MULTISHOT |                   \
 	 VQ_CAP_RECV_MULTISHOT | VQ_CAP_POLL_MULTISHOT | VQ_CAP_BUFFER_RING |                 \
 	 VQ_CAP_BUFFER_INCREMENTAL | VQ_CAP_SKIP_SUCCESS | VQ_CAP_SEND_ZC | VQ_CAP_SHUTDOWN | \
-	 VQ_CAP_TIMEOUT_UPDATE)
+	 VQ_CAP_TIMEOUT_UPDATE | VQ_CAP_MIN_WAIT)
 #define URING .kind = VQ_DRIVER_URING
 
 /* What a driver may be denied and still work. */
@@ -38,6 +38,7 @@ const fx_config fx_configs[] = {
 	{ "tiny, whole buffers", { TINY, .deny = VQ_CAP_BUFFER_INCREMENTAL } },
 	{ "no DEFER_TASKRUN", { SMALL, .deny = VQ_CAP_DEFER_TASKRUN } },
 	{ "no REGISTERED_RING", { SMALL, .deny = VQ_CAP_REGISTERED_RING } },
+	{ "no MIN_WAIT", { SMALL, .deny = VQ_CAP_MIN_WAIT } },
 	{ "no SKIP_SUCCESS", { SMALL, .deny = VQ_CAP_SKIP_SUCCESS } },
 	{ "tiny, bare ring", { TINY, .deny = CAPS_OF_SETUP | VQ_CAP_REGISTERED_RING } },
 	{ "no ACCEPT_MULTISHOT", { SMALL, URING, .deny = VQ_CAP_ACCEPT_MULTISHOT } },
@@ -318,6 +319,12 @@ void fx_turn(fx *f, uint32_t wait_count)
 {
 	fx_submit(f, wait_count);
 	fx_collect(f);
+}
+
+uint32_t fx_turn_delayed(fx *f, uint32_t wait_count, uint32_t delay_us)
+{
+	CHECK(vq_driver_enter_delayed(f->driver, f->sq_tail, wait_count, delay_us) >= 0);
+	return fx_collect(f);
 }
 
 void fx_flush(fx *f)

@@ -119,6 +119,9 @@ uint32_t fx_collect(fx *f);
 /* fx_submit, then fx_collect. */
 void fx_turn(fx *f, uint32_t wait_count);
 
+/* The same with vq_driver_enter_delayed. Returns how many it collected. */
+uint32_t fx_turn_delayed(fx *f, uint32_t wait_count, uint32_t delay_us);
+
 /* Until all that is staged is consumed and what that yields at once is collected. */
 void fx_flush(fx *f);
 

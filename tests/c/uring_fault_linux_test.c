@@ -24,11 +24,11 @@ static struct {
 } fault;
 
 static int faulty_enter(unsigned int fd, unsigned int to_submit, unsigned int min_complete,
-			unsigned int flags)
+			unsigned int flags, const vq__uring_wait *wait)
 {
 	fault.calls++;
 	if (fx_random(&fault.random) % 100 >= fault.percent)
-		return vq__uring_enter_syscall(fd, to_submit, min_complete, flags);
+		return vq__uring_enter_syscall(fd, to_submit, min_complete, flags, wait);
 	switch (fx_random(&fault.random) % 5) {
 	case 0:
 		fault.eintr++;
@@ -43,11 +43,11 @@ static int faulty_enter(unsigned int fd, unsigned int to_submit, unsigned int mi
 	case 3:
 		fault.shortened++;
 		to_submit = to_submit == 0 ? 0 : fx_random(&fault.random) % to_submit;
-		return vq__uring_enter_syscall(fd, to_submit, 0, flags);
+		return vq__uring_enter_syscall(fd, to_submit, 0, flags, NULL);
 	default:
 		/* A signal after the submission: the count wins over EINTR. */
 		fault.late++;
-		return vq__uring_enter_syscall(fd, to_submit, 0, flags);
+		return vq__uring_enter_syscall(fd, to_submit, 0, flags, NULL);
 	}
 }
 
@@ -71,9 +71,10 @@ static void end(void)
 static int scripted_result;
 
 static int scripted_enter(unsigned int fd, unsigned int to_submit, unsigned int min_complete,
-			  unsigned int flags)
+			  unsigned int flags, const vq__uring_wait *wait)
 {
 	(void)fd;
+	(void)wait;
 	(void)to_submit;
 	(void)min_complete;
 	(void)flags;
@@ -104,6 +105,27 @@ static void test_results(void)
 	uring->enter = vq__uring_enter_syscall;
 	FX_EXPECT(&f, op, 0);
 	CHECK_EQ(f.ops[op].count, 1);
+	fx_end(&f);
+}
+
+/* A delayed wait that came to nothing ends early and with success, as the others do. */
+static void test_results_delayed(void)
+{
+	static const int early[] = { -ETIME, -EINTR, -EAGAIN, -EBUSY };
+
+	fx_begin(&f);
+	vq__uring *uring = (vq__uring *)f.driver;
+	uint32_t op = fx_nop(&f, 0);
+	uring->enter = scripted_enter;
+	for (size_t i = 0; i < sizeof(early) / sizeof(early[0]); i++) {
+		scripted_result = early[i];
+		CHECK_EQ(vq_driver_enter_delayed(f.driver, f.sq_tail, 2, 1), 0);
+		CHECK_EQ(f.sq_tail - *f.view.sq_head, 1);
+	}
+	scripted_result = -EBADF;
+	CHECK_EQ(vq_driver_enter_delayed(f.driver, f.sq_tail, 2, 1), -EBADF);
+	uring->enter = vq__uring_enter_syscall;
+	FX_EXPECT(&f, op, 0);
 	fx_end(&f);
 }
 
@@ -298,6 +320,7 @@ static void test_cancel_under_faults(void)
 
 static const struct check_test tests[] = {
 	CHECK_TEST(test_results),
+	CHECK_TEST(test_results_delayed),
 	CHECK_TEST(test_taskrun_kept),
 	CHECK_TEST(test_nops),
 	CHECK_TEST(test_echo_some_faults),
