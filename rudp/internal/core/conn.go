@@ -157,7 +157,7 @@ func (e *Endpoint) newConn(now mono.Time, client bool, addr Path, tlsConf *tls.C
 	for i := range c.spaces {
 		s := &c.spaces[i]
 		s.acks.largest, s.acks.at = -1, mono.Never
-		s.out.limit = 1 << 30 // TLS bounds what it writes
+		s.out.limit, s.out.span = 1<<30, 1<<30 // TLS bounds what it writes
 	}
 	c.stream.init(e.cfg)
 	c.path = c.newPath(addr)

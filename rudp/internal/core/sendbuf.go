@@ -44,18 +44,28 @@ func grown(old []byte, start, end, need uint64) []byte {
 // to end. Ranges between are acknowledged, lost, or on their way.
 type sendBuffer struct {
 	ring  []byte
-	limit int // of bytes kept
+	limit int // of bytes that are not acknowledged
+	span  int // of bytes kept: those acknowledged above base too
 	base  uint64
 	next  uint64 // the first byte never sent
 	end   uint64 // the first byte never written
 	acked rangeSet
+	above uint64 // how many bytes acked holds
 	lost  rangeSet
 
 	fin                        bool // nothing is written any more
 	finSent, finLost, finAcked bool
 }
 
-func (b *sendBuffer) room() int { return b.limit - int(b.end-b.base) }
+// room is for how many bytes there is room. A byte that was lost again and again holds the place of all
+// that follow, but what the peer has of them is no longer the writer's to wait for: up to span.
+func (b *sendBuffer) room() int {
+	kept := int(b.end - b.base)
+	return min(b.limit-kept+int(b.above), b.span-kept)
+}
+
+// unacknowledged returns how many bytes the peer has not acknowledged.
+func (b *sendBuffer) unacknowledged() int { return int(b.end - b.base - b.above) }
 
 // write copies what there is room for.
 func (b *sendBuffer) write(p []byte) int {
@@ -107,14 +117,17 @@ func (b *sendBuffer) onAcked(r wire.Range, fin bool) {
 	}
 	b.lost.remove(r)
 	if r.Start > b.base {
-		b.acked.add(r)
+		b.above += b.acked.add(r)
 		return
 	}
 	b.base = r.End
-	for len(b.acked) > 0 && b.acked[0].Start <= b.base {
-		b.base = max(b.base, b.acked[0].End)
-		b.acked = b.acked[:copy(b.acked, b.acked[1:])]
+	n := 0
+	for n < len(b.acked) && b.acked[n].Start <= b.base {
+		b.base = max(b.base, b.acked[n].End)
+		b.above -= b.acked[n].Len()
+		n++
 	}
+	b.acked = b.acked[:copy(b.acked, b.acked[n:])]
 }
 
 func (b *sendBuffer) onLost(r wire.Range, fin bool) {
@@ -139,6 +152,6 @@ func (b *sendBuffer) done() bool { return b.finAcked && b.base == b.end }
 // drop forgets all bytes: they will never be sent.
 func (b *sendBuffer) drop() {
 	b.ring, b.acked, b.lost = nil, nil, nil
-	b.base, b.end = b.next, b.next
+	b.base, b.end, b.above = b.next, b.next, 0
 	b.finLost = false
 }
