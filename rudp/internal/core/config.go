@@ -28,11 +28,11 @@ const (
 	sendBufferMin   = 4 << 10
 	// sendSpanTimes is how many send buffers a connection keeps at most for bytes that are acknowledged
 	// but follow some that are not: three rounds of loss in a row at two bandwidth-delay products.
-	sendSpanTimes = 4
-	datagramMin     = 1200
-	datagramMax     = 1452
-	cryptoMax       = 64 << 10 // bytes of TLS messages out of order or unread
-	retryTokenLife  = 30 * time.Second
+	sendSpanTimes  = 4
+	datagramMin    = 1200
+	datagramMax    = 1452
+	cryptoMax      = 64 << 10 // bytes of TLS messages out of order or unread
+	retryTokenLife = 30 * time.Second
 )
 
 // Config sets up an endpoint. Zero values are the defaults. It must not change once in use.
@@ -69,7 +69,9 @@ type Config struct {
 }
 
 // sendSpan returns how many bytes a connection keeps at most with such a send buffer.
-func sendSpan(buffer int) int { return max(buffer, min(buffer, recvWindowMax/sendSpanTimes)*sendSpanTimes) }
+func sendSpan(buffer int) int {
+	return max(buffer, min(buffer, recvWindowMax/sendSpanTimes)*sendSpanTimes)
+}
 
 func set[T comparable](p *T, v T) {
 	var zero T

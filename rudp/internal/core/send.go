@@ -357,9 +357,11 @@ func (c *Conn) sendMTUProbe(now mono.Time, buf []byte) (Batch, bool) {
 	return c.batch(c.path, len(b), len(b)), true
 }
 
-// noteIdle tells the sampler when there was less to send than the path could have taken.
+// noteIdle tells the sampler when there was less to send than the path could have taken. A handshake
+// waits for the peer, never for the path.
 func (c *Conn) noteIdle() {
-	if c.state == established && !c.wants(recovery.AppSpace) && c.rec.Inflight < c.rec.CC.Window() {
+	idle := c.state == handshaking || c.state == established && !c.wants(recovery.AppSpace)
+	if idle && c.rec.Inflight < c.rec.CC.Window() {
 		c.rec.SetAppLimited()
 	}
 }

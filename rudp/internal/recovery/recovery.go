@@ -38,6 +38,7 @@ const (
 	packetThresholdMax = 256
 	sentMax            = 16384
 	maxPTOShift        = 10
+	never              = -2 // no packet, nor the one before the first
 )
 
 // Recovery tracks what one connection has in flight. Not for concurrent use.
@@ -74,7 +75,7 @@ func New(owner Owner, cc Controller, client bool) *Recovery {
 		MaxAckDelay: 25 * time.Millisecond, firstRTTAt: mono.Never,
 	}
 	for i := range r.spaces {
-		r.spaces[i].largestAcked = -1
+		r.spaces[i].largestAcked, r.spaces[i].lastLost = -1, never
 		r.spaces[i].lossAt = mono.Never
 	}
 	return r
@@ -294,6 +295,10 @@ func (r *Recovery) detectLost(now mono.Time, s SpaceID, sample *Sample) (lossSen
 		r.LostPackets++
 		if p.Path == r.Path && !p.MTUProbe {
 			sample.Lost += uint64(p.Size)
+			if int64(pn) != sp.lastLost+1 {
+				sample.LostRuns++
+			}
+			sp.lastLost = int64(pn)
 			r.sampler.lost += uint64(p.Size)
 			lossSentAt = p.Sent
 			if p.Eliciting && p.Sent > r.firstRTTAt {
@@ -410,7 +415,7 @@ func (r *Recovery) Discard(s SpaceID) {
 		r.leaveFlight(sp, sp.at(pn))
 	}
 	next := sp.next
-	*sp = space{largestAcked: -1, lossAt: mono.Never, discarded: true}
+	*sp = space{largestAcked: -1, lastLost: never, lossAt: mono.Never, discarded: true}
 	sp.base, sp.next = next, next
 	r.PTOCount = 0
 }

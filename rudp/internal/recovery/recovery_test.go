@@ -80,6 +80,21 @@ func TestRecovery_LossByPacketThreshold(t *testing.T) {
 	assert.Equal(t, uint64(2000), r.Inflight)
 }
 
+// Runs are counted once each, also where an acknowledgment shows only the rest of one.
+func TestRecovery_LossRuns(t *testing.T) {
+	r, b := fixture()
+	send(r, 0, 20)
+	ack(t, r, 50*ms, wire.Range{Start: 2, End: 3}, wire.Range{Start: 6, End: 9})
+	assert.Equal(t, []uint64{0, 1, 3, 4, 5}, b.lost)
+	assert.Equal(t, 2, b.last.LostRuns)
+	ack(t, r, 51*ms, wire.Range{Start: 13, End: 14})
+	assert.Equal(t, []uint64{0, 1, 3, 4, 5, 9, 10}, b.lost)
+	assert.Equal(t, 1, b.last.LostRuns)
+	ack(t, r, 52*ms, wire.Range{Start: 15, End: 16})
+	assert.Equal(t, []uint64{0, 1, 3, 4, 5, 9, 10, 11, 12}, b.lost)
+	assert.Zero(t, b.last.LostRuns, "it goes on")
+}
+
 func TestRecovery_LossByTimeThreshold(t *testing.T) {
 	r, b := fixture()
 	send(r, 0, 1)

@@ -165,6 +165,19 @@ func TestSim_Table(t *testing.T) {
 	assert.LessOrEqual(t, p99, 160*time.Millisecond)
 }
 
+// Runs of losses in the first rounds, where some packets are a large share, must not be taken for a path that
+// is full. These seeds have such runs.
+func TestSim_StartupOutlivesBursts(t *testing.T) {
+	skipRace(t)
+	link := tableLink(50*time.Millisecond, 0)
+	link.BurstLoss, link.BurstMean = 0.05, 4
+	for _, seed := range []uint64{1008, 1020, 1052, 1060} {
+		r := bulk(t, seed, link, 3*time.Second, core.Config{})
+		t.Logf("seed %d: %.1f Mbit/s", seed, r.goodput)
+		assert.GreaterOrEqual(t, r.goodput, 40.0, "seed %d", seed)
+	}
+}
+
 // CUBIC by choice: it must fill a clean link, and live on a lossy one.
 func TestSim_Cubic(t *testing.T) {
 	skipRace(t)
