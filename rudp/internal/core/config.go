@@ -26,8 +26,8 @@ const (
 	recvWindowMin   = 16 << 10
 	recvWindowMax   = 1 << 30
 	sendBufferMin   = 4 << 10
-	// sendSpanTimes is how many send buffers a connection keeps at most for bytes that are acknowledged
-	// but follow some that are not: three rounds of loss in a row at two bandwidth-delay products.
+	// sendSpanTimes is how many send buffers a connection keeps at most. All but one can only hold what the
+	// peer has got, after bytes that it has not: as much passes while one byte is lost three times in a row.
 	sendSpanTimes  = 4
 	datagramMin    = 1200
 	datagramMax    = 1452
@@ -43,7 +43,7 @@ type Config struct {
 	HandshakeTimeout time.Duration // DefaultHandshakeTimeout
 	KeepAlive        time.Duration // how long a silence lasts before a PING ends it; 0: never
 	RecvWindow       int           // bytes to which the window grows; DefaultRecvWindow
-	SendBuffer       int           // bytes; DefaultSendBuffer
+	SendBuffer       int           // bytes that the peer has not got; DefaultSendBuffer
 	AcceptQueue      int           // connections not yet accepted
 	MaxConns         int
 	RequireRetry     bool   // ask every client for a token, not only under load

@@ -41,7 +41,7 @@ func grown(old []byte, start, end, need uint64) []byte {
 }
 
 // sendBuffer is the sending half of a stream: bytes from base, below which everything is acknowledged,
-// to end. Ranges between are acknowledged, lost, or on their way.
+// to end. Ranges between are acknowledged, lost, on their way, or not sent yet.
 type sendBuffer struct {
 	ring  []byte
 	limit int // of bytes that are not acknowledged
@@ -57,8 +57,9 @@ type sendBuffer struct {
 	finSent, finLost, finAcked bool
 }
 
-// room is for how many bytes there is room. A byte that was lost again and again holds the place of all
-// that follow, but what the peer has of them is no longer the writer's to wait for: up to span.
+// room returns for how many bytes there is room. The writer waits for what the peer has not got: a byte
+// that is lost again and again keeps the place of all that follow, which would be most of the limit. What
+// that costs is bounded by span.
 func (b *sendBuffer) room() int {
 	kept := int(b.end - b.base)
 	return min(b.limit-kept+int(b.above), b.span-kept)
