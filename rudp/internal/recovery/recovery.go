@@ -38,7 +38,8 @@ const (
 	packetThresholdMax = 256
 	sentMax            = 16384
 	maxPTOShift        = 10
-	never              = -2 // no packet, nor the one before the first
+	spreadMin          = 10 * time.Millisecond // what timers and schedulers may add, on paths however short
+	never              = -2                    // no packet, nor the one before the first
 )
 
 // Recovery tracks what one connection has in flight. Not for concurrent use.
@@ -334,7 +335,9 @@ func (r *Recovery) lossTime() (mono.Time, SpaceID) {
 	return at, which
 }
 
-// ptoTime is GetPtoTimeAndSpace of RFC 9002, appendix A.8.
+// ptoTime is GetPtoTimeAndSpace of RFC 9002, appendix A.8. The first probe waits for two round trips and
+// the peer's delay at most, as in RFC 8985, section 7.2: a variance that is only a guess yet, or one late
+// packet, would have it wait for three and more. It costs two packets if it was wrong.
 func (r *Recovery) ptoTime() (mono.Time, SpaceID) {
 	shift := min(r.PTOCount, maxPTOShift)
 	at, which := mono.Never, InitialSpace
@@ -354,7 +357,11 @@ func (r *Recovery) ptoTime() (mono.Time, SpaceID) {
 			}
 			delay = r.MaxAckDelay
 		}
-		if t := sp.lastEliciting.Add(r.RTT.PTO(delay) << shift); t < at {
+		period := r.RTT.PTO(delay)
+		if s == AppSpace && shift == 0 && r.RTT.Sampled() {
+			period = min(period, r.RTT.Smoothed+max(r.RTT.Smoothed, spreadMin)+delay)
+		}
+		if t := sp.lastEliciting.Add(period << shift); t < at {
 			at, which = t, s
 		}
 	}
