@@ -46,7 +46,8 @@ type Config struct {
 	// KiB and grows as the path needs. 32 KiB to 1 GiB, default 4 MiB.
 	RecvWindow int
 	// SendBuffer is how many bytes written may be unacknowledged before Write waits. 8 KiB to 1
-	// GiB, default 1 MiB.
+	// GiB, default 1 MiB. What the peer has acknowledged after a byte that it lacks is kept too: in
+	// all up to four times as much, or 1 GiB if that is less.
 	SendBuffer int
 
 	// AcceptQueue is how many connections may wait for Accept; more are refused. Default 128.

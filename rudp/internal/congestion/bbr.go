@@ -25,11 +25,13 @@ const (
 	bwRounds     = 10
 	fullGrowth   = 1.25 // growth below this for fullRounds rounds means that the path is full
 	fullRounds   = 3
+	probeGrowth  = 1.1 // of the bandwidth by a probe: it goes on then
 	minRTTFor    = 10 * time.Second
 	probeRTTFor  = 200 * time.Millisecond
 	pacingMargin = 0.99
 	lossCeiling  = 0.20 // of a round's bytes: beyond it loss is taken for congestion
 	lossPackets  = 8    // in a round that can be judged
+	lossRuns     = 12   // fewer in one round say more of chance than of the path: two in a row are needed
 	lossCut      = 0.7
 	extraRounds  = 10
 )
@@ -51,6 +53,8 @@ type bbr struct {
 	round          uint64
 	roundDelivered uint64 // a packet sent from here on ends the round
 	roundLost      uint64
+	roundRuns      int  // of losses
+	lossy          bool // the last round was beyond the ceiling by too few runs
 	roundAcked     uint64
 	roundStart     bool
 
@@ -61,6 +65,7 @@ type bbr struct {
 	pacingGain, gain float64
 	cycle            int
 	cycleAt          mono.Time
+	cycleBW          uint64 // when this part of the cycle began
 	cycleLost        bool
 
 	probeDoneAt mono.Time
@@ -156,6 +161,7 @@ func (b *bbr) OnAck(s *recovery.Sample, rtt *recovery.RTT, _ mono.Time, persiste
 
 func (b *bbr) countRound(s *recovery.Sample) {
 	b.roundLost += s.Lost
+	b.roundRuns += s.LostRuns
 	b.roundAcked += s.Acked
 	b.roundStart = false
 	if s.Acked > 0 && s.PriorDelivered >= b.roundDelivered {
@@ -172,9 +178,12 @@ func (b *bbr) judgeLoss(s *recovery.Sample) {
 	if !b.roundStart {
 		return
 	}
-	lost, acked := b.roundLost, b.roundAcked
-	b.roundLost, b.roundAcked = 0, 0
-	if lost < lossPackets*b.datagram || float64(lost) <= lossCeiling*float64(lost+acked) {
+	lost, acked, runs := b.roundLost, b.roundAcked, b.roundRuns
+	b.roundLost, b.roundAcked, b.roundRuns = 0, 0, 0
+	beyond := lost >= lossPackets*b.datagram && float64(lost) > lossCeiling*float64(lost+acked)
+	again := b.lossy
+	b.lossy = beyond && !again
+	if !beyond || runs < lossRuns && !again {
 		return
 	}
 	if b.undoAt == never || s.SentAt > b.undoAt {
@@ -235,7 +244,7 @@ func (b *bbr) enterProbeBW(now mono.Time) {
 		b.cycle++
 	}
 	b.seed = b.seed*6364136223846793005 + 1442695040888963407
-	b.cycleAt, b.pacingGain = now, gains[b.cycle]
+	b.cycleAt, b.cycleBW, b.pacingGain = now, b.bw.get(), gains[b.cycle]
 }
 
 func (b *bbr) advanceCycle(s *recovery.Sample) {
@@ -243,6 +252,12 @@ func (b *bbr) advanceCycle(s *recovery.Sample) {
 	switch gain := gains[b.cycle]; {
 	case gain > 1:
 		if !elapsed || s.Prior < b.inflight(gain) && !b.cycleLost && s.Now.Sub(b.cycleAt) < 3*b.minRTT {
+			return
+		}
+		if !b.cycleLost && float64(b.bw.get()) >= probeGrowth*float64(b.cycleBW) {
+			// There was more, and there may be more still: the path has grown, or startup ended too early.
+			b.cycleAt, b.cycleBW = s.Now, b.bw.get()
+			b.liftCeiling()
 			return
 		}
 	case gain < 1:
@@ -253,14 +268,18 @@ func (b *bbr) advanceCycle(s *recovery.Sample) {
 		return
 	}
 	b.cycle = (b.cycle + 1) % len(gains)
-	b.cycleAt, b.cycleLost = s.Now, false
+	b.cycleAt, b.cycleBW, b.cycleLost = s.Now, b.bw.get(), false
 	b.pacingGain = gains[b.cycle]
-	if b.cycle == 0 && b.ceiling != 0 {
-		// Ask again: a ceiling that still holds is found again.
-		b.ceiling += b.ceiling / 4
-		if b.ceiling > 2*b.inflight(windowGain) {
-			b.ceiling = 0
-		}
+	if b.cycle == 0 {
+		b.liftCeiling()
+	}
+}
+
+// liftCeiling asks again: a ceiling that still holds is found again.
+func (b *bbr) liftCeiling() {
+	b.ceiling += b.ceiling / 4
+	if b.ceiling > 2*b.inflight(windowGain) {
+		b.ceiling = 0
 	}
 }
 

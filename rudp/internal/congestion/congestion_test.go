@@ -1,6 +1,7 @@
 package congestion
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -15,11 +16,19 @@ const mss = 1200
 // drive gives a controller rounds on a path of some rate: each sends a window at the controller's rate, and
 // acknowledgments come as the path lets packets out. lose says what share of a round is lost.
 func drive(cc recovery.Controller, rounds int, rtt time.Duration, rate uint64, lose func(round int) float64) {
+	driveRuns(cc, rounds, rtt, func(int) uint64 { return rate }, 1, lose)
+}
+
+// driveRuns is drive on a path whose rate may change, with losses in runs of so many packets.
+func driveRuns(
+	cc recovery.Controller, rounds int, rtt time.Duration, rateAt func(round int) uint64, run int,
+	lose func(round int) float64,
+) {
 	var r recovery.RTT
 	now := mono.Time(time.Second)
 	var delivered, pn uint64
 	for round := range rounds {
-		window := cc.Window()
+		window, rate := cc.Window(), rateAt(round)
 		packets := max(window/mss, 1)
 		lost := uint64(float64(packets) * lose(round))
 		pace := min(cc.Rate(), rate)
@@ -47,7 +56,7 @@ func drive(cc recovery.Controller, rounds int, rtt time.Duration, rate uint64, l
 			}
 			lossAt := mono.Time(-1)
 			if i == 0 && lost > 0 {
-				s.Lost, lossAt = lost*mss, sent
+				s.Lost, s.LostRuns, lossAt = lost*mss, (int(lost)+run-1)/run, sent
 			}
 			cc.OnAck(&s, &r, lossAt, false)
 		}
@@ -94,6 +103,48 @@ func TestBBR_CeilingOnLoss(t *testing.T) {
 	cut.OnSpurious(0, cut.undoAt)
 	assert.Equal(t, before, cut.ceiling, "the losses were none")
 	assert.Equal(t, mono.Time(never), cut.undoAt, "undone once")
+}
+
+// A few long runs of losses in one round are chance; the same in two rounds in a row is the path.
+func TestBBR_CeilingNotByOneBurst(t *testing.T) {
+	const rate, rtt = 12_500_000, 20 * time.Millisecond
+	in := func(rounds ...int) func(int) float64 {
+		return func(round int) float64 {
+			if slices.Contains(rounds, round) {
+				return 0.3
+			}
+			return 0
+		}
+	}
+	for _, c := range []struct {
+		name string
+		run  int
+		lose func(int) float64
+		cut  bool
+	}{
+		{"one round, few runs", 100, in(2), false},
+		{"one round, many runs", 1, in(40), true},
+		{"two rounds apart, few runs", 100, in(2, 4), false},
+		{"two rounds in a row, few runs", 100, in(40, 41), true},
+	} {
+		b := newBBR(mss, 3)
+		driveRuns(b, 43, rtt, func(int) uint64 { return rate }, c.run, c.lose)
+		assert.Equal(t, c.cut, b.ceiling != 0, c.name)
+		assert.InEpsilon(t, rate, b.bw.get(), 0.15, c.name)
+	}
+}
+
+// A probe that finds more goes on: a path that grows tenfold is known after twenty rounds.
+func TestBBR_ProbesOnWhileThereIsMore(t *testing.T) {
+	const little, rtt = 1_250_000, 20 * time.Millisecond
+	b := newBBR(mss, 3)
+	driveRuns(b, 50, rtt, func(round int) uint64 {
+		if round < 30 {
+			return little
+		}
+		return 10 * little
+	}, 1, func(int) float64 { return 0 })
+	assert.InEpsilon(t, 10*little, b.bw.get(), 0.15)
 }
 
 func TestCubic_CutsAndRecovers(t *testing.T) {

@@ -26,10 +26,13 @@ const (
 	recvWindowMin   = 16 << 10
 	recvWindowMax   = 1 << 30
 	sendBufferMin   = 4 << 10
-	datagramMin     = 1200
-	datagramMax     = 1452
-	cryptoMax       = 64 << 10 // bytes of TLS messages out of order or unread
-	retryTokenLife  = 30 * time.Second
+	// sendSpanTimes is how many send buffers a connection keeps at most. All but one can only hold what the
+	// peer has got, after bytes that it has not: as much passes while one byte is lost three times in a row.
+	sendSpanTimes  = 4
+	datagramMin    = 1200
+	datagramMax    = 1452
+	cryptoMax      = 64 << 10 // bytes of TLS messages out of order or unread
+	retryTokenLife = 30 * time.Second
 )
 
 // Config sets up an endpoint. Zero values are the defaults. It must not change once in use.
@@ -40,7 +43,7 @@ type Config struct {
 	HandshakeTimeout time.Duration // DefaultHandshakeTimeout
 	KeepAlive        time.Duration // how long a silence lasts before a PING ends it; 0: never
 	RecvWindow       int           // bytes to which the window grows; DefaultRecvWindow
-	SendBuffer       int           // bytes; DefaultSendBuffer
+	SendBuffer       int           // bytes that the peer has not got; DefaultSendBuffer
 	AcceptQueue      int           // connections not yet accepted
 	MaxConns         int
 	RequireRetry     bool   // ask every client for a token, not only under load
@@ -63,6 +66,11 @@ type Config struct {
 	KeyUpdateAfter uint64
 
 	fault Fault
+}
+
+// sendSpan returns how many bytes a connection keeps at most with such a send buffer.
+func sendSpan(buffer int) int {
+	return max(buffer, min(buffer, recvWindowMax/sendSpanTimes)*sendSpanTimes)
 }
 
 func set[T comparable](p *T, v T) {

@@ -108,7 +108,7 @@ type Conn struct {
 	idle                                               time.Duration
 	elicitedSince                                      bool // an eliciting packet went since the last one came
 	skipAt                                             uint64
-	ackOnly                                            uint64 // packets sent
+	ackOnly                                            int // packets sent since the last one with a PING
 
 	// The end.
 	err         *CloseError
@@ -158,7 +158,7 @@ func (e *Endpoint) newConn(now mono.Time, client bool, addr Path, tlsConf *tls.C
 	for i := range c.spaces {
 		s := &c.spaces[i]
 		s.acks.largest, s.acks.at = -1, mono.Never
-		s.out.limit = 1 << 30 // TLS bounds what it writes
+		s.out.limit, s.out.span = 1<<30, 1<<30 // TLS bounds what it writes
 	}
 	c.stream.init(e.cfg)
 	c.path = c.newPath(addr)
@@ -323,18 +323,24 @@ func (c *Conn) onProbeTimeout(s recovery.SpaceID) {
 		c.rec.CC.SetDatagram(c.path.mtu.size)
 		c.trace(Event{Kind: TraceMTU, A: uint64(c.path.mtu.size)})
 	}
-	// What the oldest packets carried goes again, without calling them lost.
-	if s == recovery.AppSpace && !c.send.wants(c.sendLimit()) || s != recovery.AppSpace {
-		n := 0
-		c.rec.Oldest(s, func(p *recovery.Packet) bool {
-			if !p.Eliciting || p.MTUProbe {
-				return true
-			}
-			c.resend(s, p)
-			n++
-			return n < 2 || s != recovery.AppSpace
-		})
+}
+
+// refill gives a probe something to carry where nothing waits to be sent: what the oldest packets carried,
+// without calling them lost. The second probe carries it again if the first had room for all: a single
+// loss then costs no further timeout, which backs off.
+func (c *Conn) refill(s recovery.SpaceID) {
+	if s == recovery.AppSpace && c.wantsStream() || c.spaces[s].out.wants(1<<62) {
+		return
 	}
+	n := 0
+	c.rec.Oldest(s, func(p *recovery.Packet) bool {
+		if !p.Eliciting || p.MTUProbe {
+			return true
+		}
+		c.resend(s, p)
+		n++
+		return n < 2 || s != recovery.AppSpace
+	})
 }
 
 // nudgesMax bounds how long a silence of the peer's user is taken for trouble on the path.

@@ -256,7 +256,7 @@ func TestRangeSet_AgainstAModel(t *testing.T) {
 func TestBuffers_AgainstAModel(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for range 200 {
-		send := sendBuffer{limit: 10_000}
+		send := sendBuffer{limit: 10_000, span: 15_000}
 		var recv recvBuffer
 		var written, got []byte
 		type flight struct {
@@ -308,9 +308,56 @@ func TestBuffers_AgainstAModel(t *testing.T) {
 				got = append(got, p[:recv.take(p)]...)
 			}
 			require.True(t, bytes.HasPrefix(written, got))
-			require.LessOrEqual(t, int(send.end-send.base), 10_000)
+			require.LessOrEqual(t, send.unacknowledged(), 10_000)
+			require.LessOrEqual(t, int(send.end-send.base), 15_000)
+			above := uint64(0)
+			for _, x := range send.acked {
+				above += x.Len()
+			}
+			require.Equal(t, above, send.above)
 		}
 	}
+}
+
+// What counts against the send buffer is what the peer has not got; what it has got of the bytes after a
+// hole is kept, up to the span.
+func TestSendBuffer_HoleDoesNotFillIt(t *testing.T) {
+	const limit, packet = 100_000, 1000
+	b := sendBuffer{limit: limit, span: 4 * limit}
+	chunk := make([]byte, packet)
+	hole := wire.Range{}
+	for i := 0; ; i++ {
+		if b.write(chunk) < packet {
+			break
+		}
+		r, _, ok := b.pick(packet, 1<<62)
+		require.True(t, ok)
+		b.sent(r, false)
+		if i == 0 {
+			hole = r
+			continue
+		}
+		b.onAcked(r, false)
+		b.onAcked(wire.Range{Start: r.Start - packet/2, End: r.End}, false) // again, with some that were not
+		require.LessOrEqual(t, b.unacknowledged(), packet)
+	}
+	assert.EqualValues(t, 4*limit, b.end-b.base, "the span bounds what is kept")
+	assert.LessOrEqual(t, len(b.ring), roundUp(4*limit))
+	assert.Zero(t, b.room())
+	b.onAcked(hole, false)
+	assert.Zero(t, b.unacknowledged())
+	assert.Equal(t, limit, b.room())
+	for b.write(chunk) > 0 {
+	}
+	assert.Equal(t, limit, b.unacknowledged(), "the limit bounds what the peer has not got")
+	b.drop()
+	assert.Zero(t, b.unacknowledged())
+}
+
+func TestSendSpan(t *testing.T) {
+	assert.Equal(t, 4<<20, sendSpan(1<<20))
+	assert.Equal(t, 1<<30, sendSpan(1<<29))
+	assert.Equal(t, 1<<30, sendSpan(1<<30))
 }
 
 func TestEndpoint_VersionNegotiation(t *testing.T) {

@@ -28,7 +28,8 @@ const (
 	// segmentsMax is the kernel's UDP_MAX_SEGMENTS of old.
 	segmentsMax = 64
 	// ackElicitEvery is after how many packets that only acknowledge a PING asks for an acknowledgment, so
-	// that ranges can be forgotten.
+	// that ranges can be forgotten. Not while one is awaited anyway: that serves as well, and a PING would
+	// put off the probe timeout of what is in flight by a round trip (RFC 9002, section 6.2.1).
 	ackElicitEvery = 32
 )
 
@@ -144,6 +145,9 @@ func (c *Conn) datagram(now mono.Time, b []byte, size int) int {
 			c.noteBlocked()
 		}
 		probe := c.probes[s] > 0
+		if probe {
+			c.refill(s)
+		}
 		// TLS messages don't wait for the window: it may be full of data that nobody can read before
 		// they are through.
 		free := probe || s != recovery.AppSpace && c.rec.Outstanding(s) < handshakeFree
@@ -185,7 +189,8 @@ func (c *Conn) packet(now mono.Time, b []byte, s recovery.SpaceID, size int, cou
 	acked := len(b)
 	if counted {
 		b = c.appendFrames(b, s, room)
-	} else if c.ackOnly++; c.ackOnly%ackElicitEvery == 0 && s == recovery.AppSpace {
+	} else if c.ackOnly++; c.ackOnly >= ackElicitEvery && s == recovery.AppSpace && c.rec.Outstanding(s) == 0 {
+		c.ackOnly = 0
 		b = append(b, wire.FramePing)
 	}
 	if probe {
@@ -357,9 +362,11 @@ func (c *Conn) sendMTUProbe(now mono.Time, buf []byte) (Batch, bool) {
 	return c.batch(c.path, len(b), len(b)), true
 }
 
-// noteIdle tells the sampler when there was less to send than the path could have taken.
+// noteIdle tells the sampler when there was less to send than the path could have taken. A handshake
+// waits for the peer, never for the path.
 func (c *Conn) noteIdle() {
-	if c.state == established && !c.wants(recovery.AppSpace) && c.rec.Inflight < c.rec.CC.Window() {
+	idle := c.state == handshaking || c.state == established && !c.wants(recovery.AppSpace)
+	if idle && c.rec.Inflight < c.rec.CC.Window() {
 		c.rec.SetAppLimited()
 	}
 }

@@ -43,23 +43,34 @@ func grown(old []byte, start, end, need uint64) []byte {
 }
 
 // sendBuffer is the sending half of a stream: bytes from base, below which everything is acknowledged,
-// to end. Ranges between are acknowledged, lost, or on their way. The bytes are copied into ring, or lie
-// where refs say: one or the other for as long as the buffer lives.
+// to end. Ranges between are acknowledged, lost, on their way, or not sent yet. The bytes are copied into
+// ring, or lie where refs say: one or the other for as long as the buffer lives.
 type sendBuffer struct {
 	ring  []byte
 	refs  refList
-	limit int // of bytes kept
+	limit int // of bytes that are not acknowledged
+	span  int // of bytes kept: those acknowledged above base too
 	base  uint64
 	next  uint64 // the first byte never sent
 	end   uint64 // the first byte never written
 	acked rangeSet
+	above uint64 // how many bytes acked holds
 	lost  rangeSet
 
 	fin                        bool // nothing is written any more
 	finSent, finLost, finAcked bool
 }
 
-func (b *sendBuffer) room() int { return b.limit - int(b.end-b.base) }
+// room returns for how many bytes there is room. The writer waits for what the peer has not got: a byte
+// that is lost again and again keeps the place of all that follow, which would be most of the limit. What
+// that costs is bounded by span.
+func (b *sendBuffer) room() int {
+	kept := int(b.end - b.base)
+	return min(b.limit-kept+int(b.above), b.span-kept)
+}
+
+// unacknowledged returns how many bytes the peer has not acknowledged.
+func (b *sendBuffer) unacknowledged() int { return int(b.end - b.base - b.above) }
 
 // write copies what there is room for.
 func (b *sendBuffer) write(p []byte) int {
@@ -111,14 +122,17 @@ func (b *sendBuffer) onAcked(r wire.Range, fin bool) {
 	}
 	b.lost.remove(r)
 	if r.Start > b.base {
-		b.acked.add(r)
+		b.above += b.acked.add(r)
 		return
 	}
 	b.base = r.End
-	for len(b.acked) > 0 && b.acked[0].Start <= b.base {
-		b.base = max(b.base, b.acked[0].End)
-		b.acked = b.acked[:copy(b.acked, b.acked[1:])]
+	n := 0
+	for n < len(b.acked) && b.acked[n].Start <= b.base {
+		b.base = max(b.base, b.acked[n].End)
+		b.above -= b.acked[n].Len()
+		n++
 	}
+	b.acked = b.acked[:copy(b.acked, b.acked[n:])]
 	b.refs.forget(b.base)
 }
 
@@ -145,6 +159,6 @@ func (b *sendBuffer) done() bool { return b.finAcked && b.base == b.end }
 func (b *sendBuffer) drop() {
 	b.ring, b.acked, b.lost = nil, nil, nil
 	b.refs = refList{}
-	b.base, b.end = b.next, b.next
+	b.base, b.end, b.above = b.next, b.next, 0
 	b.finLost = false
 }

@@ -52,7 +52,7 @@ type stream struct {
 }
 
 func (s *stream) init(cfg *Config) {
-	s.send.limit = cfg.SendBuffer
+	s.send.limit, s.send.span = cfg.SendBuffer, sendSpan(cfg.SendBuffer)
 	s.recv.fault = cfg.fault
 	s.windowMax = uint64(cfg.RecvWindow)
 	s.window = min(recvWindowFirst, s.windowMax)
@@ -113,7 +113,7 @@ func (c *Conn) Readable() int { return c.recv.readable() }
 func (c *Conn) Writable() int { return max(c.send.room(), 0) }
 
 // Unsent returns how many written bytes the peer has not acknowledged.
-func (c *Conn) Unsent() int { return int(c.send.end - c.send.base) }
+func (c *Conn) Unsent() int { return c.send.unacknowledged() }
 
 // openWindow lets the peer send more once half of the window is used, and widens the window if that took
 // less than four round trips: the peer is held back by it then.
@@ -492,7 +492,7 @@ func (c *Conn) MemoryBound() (held, bound int) {
 		s := &c.spaces[i]
 		held += len(s.out.ring) + len(s.in.ring) + 16*cap(s.acks.ranges)
 	}
-	bound = roundUp(c.cfg.SendBuffer) + roundUp(c.cfg.RecvWindow) + 16*(4*gapsMax+2*16384) +
+	bound = roundUp(sendSpan(c.cfg.SendBuffer)) + roundUp(c.cfg.RecvWindow) + 16*(4*gapsMax+2*16384) +
 		6*cryptoMax*2 + 3*16*2*(ackRangesMax+1)
 	return held, bound
 }

@@ -23,6 +23,9 @@ type Sample struct {
 	Now   mono.Time
 	Acked uint64 // bytes newly acknowledged
 	Lost  uint64 // bytes newly declared lost
+	// LostRuns is how many runs of packets in a row Lost consists of. A run that goes on where the last
+	// one ended is not counted again.
+	LostRuns int
 	// InFlight is what remains in flight, Prior what was before.
 	InFlight, Prior uint64
 	// RTT is 0 if the acknowledgment gave no round-trip time.

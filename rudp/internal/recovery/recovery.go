@@ -38,6 +38,8 @@ const (
 	packetThresholdMax = 256
 	sentMax            = 16384
 	maxPTOShift        = 10
+	spreadMin          = 10 * time.Millisecond // what timers and schedulers may add, on paths however short
+	never              = -2                    // no packet, nor the one before the first
 )
 
 // Recovery tracks what one connection has in flight. Not for concurrent use.
@@ -74,7 +76,7 @@ func New(owner Owner, cc Controller, client bool) *Recovery {
 		MaxAckDelay: 25 * time.Millisecond, firstRTTAt: mono.Never,
 	}
 	for i := range r.spaces {
-		r.spaces[i].largestAcked = -1
+		r.spaces[i].largestAcked, r.spaces[i].lastLost = -1, never
 		r.spaces[i].lossAt = mono.Never
 	}
 	return r
@@ -294,6 +296,10 @@ func (r *Recovery) detectLost(now mono.Time, s SpaceID, sample *Sample) (lossSen
 		r.LostPackets++
 		if p.Path == r.Path && !p.MTUProbe {
 			sample.Lost += uint64(p.Size)
+			if int64(pn) != sp.lastLost+1 {
+				sample.LostRuns++
+			}
+			sp.lastLost = int64(pn)
 			r.sampler.lost += uint64(p.Size)
 			lossSentAt = p.Sent
 			if p.Eliciting && p.Sent > r.firstRTTAt {
@@ -329,7 +335,9 @@ func (r *Recovery) lossTime() (mono.Time, SpaceID) {
 	return at, which
 }
 
-// ptoTime is GetPtoTimeAndSpace of RFC 9002, appendix A.8.
+// ptoTime is GetPtoTimeAndSpace of RFC 9002, appendix A.8. The first probe waits for two round trips and
+// the peer's delay at most, as in RFC 8985, section 7.2: a variance that is only a guess yet, or one late
+// packet, would have it wait for three and more. It costs two packets if it was wrong.
 func (r *Recovery) ptoTime() (mono.Time, SpaceID) {
 	shift := min(r.PTOCount, maxPTOShift)
 	at, which := mono.Never, InitialSpace
@@ -349,7 +357,11 @@ func (r *Recovery) ptoTime() (mono.Time, SpaceID) {
 			}
 			delay = r.MaxAckDelay
 		}
-		if t := sp.lastEliciting.Add(r.RTT.PTO(delay) << shift); t < at {
+		period := r.RTT.PTO(delay)
+		if s == AppSpace && shift == 0 && r.RTT.Sampled() {
+			period = min(period, r.RTT.Smoothed+max(r.RTT.Smoothed, spreadMin)+delay)
+		}
+		if t := sp.lastEliciting.Add(period << shift); t < at {
 			at, which = t, s
 		}
 	}
@@ -410,7 +422,7 @@ func (r *Recovery) Discard(s SpaceID) {
 		r.leaveFlight(sp, sp.at(pn))
 	}
 	next := sp.next
-	*sp = space{largestAcked: -1, lossAt: mono.Never, discarded: true}
+	*sp = space{largestAcked: -1, lastLost: never, lossAt: mono.Never, discarded: true}
 	sp.base, sp.next = next, next
 	r.PTOCount = 0
 }

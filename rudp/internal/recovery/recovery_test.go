@@ -80,6 +80,21 @@ func TestRecovery_LossByPacketThreshold(t *testing.T) {
 	assert.Equal(t, uint64(2000), r.Inflight)
 }
 
+// Runs are counted once each, also where an acknowledgment shows only the rest of one.
+func TestRecovery_LossRuns(t *testing.T) {
+	r, b := fixture()
+	send(r, 0, 20)
+	ack(t, r, 50*ms, wire.Range{Start: 2, End: 3}, wire.Range{Start: 6, End: 9})
+	assert.Equal(t, []uint64{0, 1, 3, 4, 5}, b.lost)
+	assert.Equal(t, 2, b.last.LostRuns)
+	ack(t, r, 51*ms, wire.Range{Start: 13, End: 14})
+	assert.Equal(t, []uint64{0, 1, 3, 4, 5, 9, 10}, b.lost)
+	assert.Equal(t, 1, b.last.LostRuns)
+	ack(t, r, 52*ms, wire.Range{Start: 15, End: 16})
+	assert.Equal(t, []uint64{0, 1, 3, 4, 5, 9, 10, 11, 12}, b.lost)
+	assert.Zero(t, b.last.LostRuns, "it goes on")
+}
+
 func TestRecovery_LossByTimeThreshold(t *testing.T) {
 	r, b := fixture()
 	send(r, 0, 1)
@@ -119,13 +134,45 @@ func TestRecovery_ProbeTimeoutBacksOff(t *testing.T) {
 	r.MaxAckDelay = 10 * time.Millisecond
 	send(r, 100*ms, 1)
 	first := r.Timer()
-	assert.Equal(t, 100*ms+mono.Time(r.PTO()), first)
+	assert.Equal(t, 190*ms, first, "two round trips and the peer's delay: the variance is a guess")
+	assert.Greater(t, 100*ms+mono.Time(r.PTO()), first)
 	probe, s := r.OnTimer(first)
 	assert.True(t, probe)
 	assert.Equal(t, AppSpace, s)
 	assert.Equal(t, 100*ms+2*mono.Time(r.PTO()), r.Timer(), "twice as long, from the last packet that asked")
 	ack(t, r, 300*ms, wire.Range{Start: 1, End: 2})
 	assert.Zero(t, r.PTOCount)
+}
+
+// Once the variance is known it is what the first probe waits for, and on short paths no less than what
+// timers may add.
+func TestRecovery_ProbeTimeoutBySpread(t *testing.T) {
+	for _, c := range []struct{ rtt, jitter, timeout mono.Time }{
+		{50 * ms, 0, 61 * ms},   // and the granularity
+		{50 * ms, 40 * ms, 0},   // bounded by two round trips
+		{1 * ms, 0, 12 * ms},    // granularity
+		{100_000, 8 * ms, 0},    // bounded by spreadMin
+		{200 * ms, 5 * ms, 0},   // below both bounds
+		{200 * ms, 150 * ms, 0}, // bounded by two round trips
+	} {
+		r, _ := fixture()
+		r.MaxAckDelay = 10 * time.Millisecond
+		now := mono.Time(0)
+		for i := range uint64(100) {
+			send(r, now, 1)
+			now += c.rtt + mono.Time(i%2)*c.jitter
+			ack(t, r, now, wire.Range{Start: i, End: i + 1})
+		}
+		send(r, now, 1)
+		got := r.Timer() - now
+		if c.timeout != 0 {
+			assert.InDelta(t, float64(c.timeout), float64(got), 10_000, "%v", c)
+		}
+		assert.LessOrEqual(t, got, mono.Time(r.PTO()), "%v", c)
+		bound := mono.Time(r.RTT.Smoothed+max(r.RTT.Smoothed, spreadMin)) + 10*ms
+		assert.Equal(t, min(bound, mono.Time(r.PTO())), got, "%v", c)
+		assert.Equal(t, c.jitter >= 8*ms, bound < mono.Time(r.PTO()), "%v", c)
+	}
 }
 
 func TestRecovery_PersistentCongestion(t *testing.T) {

@@ -111,6 +111,7 @@ func (r *ring) shed() {
 type space struct {
 	ring
 	largestAcked  int64
+	lastLost      int64     // the last packet declared lost
 	lossAt        mono.Time // when the oldest packet is lost by time; Never
 	lastEliciting mono.Time // when the last eliciting packet in flight was sent
 	eliciting     int       // eliciting packets in flight

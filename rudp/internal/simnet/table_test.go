@@ -135,9 +135,9 @@ func TestSim_Table(t *testing.T) {
 	burst.BurstLoss, burst.BurstMean = 0.05, 4
 	r := bulk(t, 200, burst, span, core.Config{})
 	t.Logf("50ms 5%% in bursts of 4: %.1f Mbit/s, %.2f wire bytes a byte, %.2f%% tail drop", r.goodput, r.wire, 100*r.tailDrop)
-	assert.GreaterOrEqual(t, r.goodput, 60.0)
+	assert.GreaterOrEqual(t, r.goodput, 80.0)
 
-	// What a larger send buffer would make of 50 ms: the default holds 1.7 bandwidth-delay products there.
+	// A larger send buffer must not be needed: the default holds 1.7 bandwidth-delay products at 50 ms.
 	for i, loss := range []float64{0, 0.01, 0.05, 0.10} {
 		if !*full {
 			break
@@ -162,7 +162,23 @@ func TestSim_Table(t *testing.T) {
 	times := pings(t, 7, tableLink(50*time.Millisecond, 0.05), 5000)
 	p99 := quantile(times, 0.99)
 	t.Logf("64 B there and back at 50 ms, 5%% loss: p50 %v, p99 %v, p99.9 %v", quantile(times, 0.5), p99, quantile(times, 0.999))
-	assert.LessOrEqual(t, p99, 160*time.Millisecond)
+	assert.LessOrEqual(t, p99, 130*time.Millisecond)
+	// Two losses in one exchange: what is left is a probe timeout at each end, one after the other.
+	assert.LessOrEqual(t, quantile(times, 0.995), 130*time.Millisecond)
+	assert.LessOrEqual(t, quantile(times, 0.9985), 180*time.Millisecond)
+}
+
+// Runs of losses in the first rounds, where some packets are a large share, must not be taken for a path that
+// is full. These seeds have such runs.
+func TestSim_StartupOutlivesBursts(t *testing.T) {
+	skipRace(t)
+	link := tableLink(50*time.Millisecond, 0)
+	link.BurstLoss, link.BurstMean = 0.05, 4
+	for _, seed := range []uint64{1008, 1020, 1052, 1060} {
+		r := bulk(t, seed, link, 3*time.Second, core.Config{})
+		t.Logf("seed %d: %.1f Mbit/s", seed, r.goodput)
+		assert.GreaterOrEqual(t, r.goodput, 40.0, "seed %d", seed)
+	}
 }
 
 // CUBIC by choice: it must fill a clean link, and live on a lossy one.
