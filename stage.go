@@ -171,6 +171,13 @@ const stageDeny = core.CapSingleIssuer | core.CapDeferTaskrun | core.CapRegister
 // stageEntries is the size of the driver's rings; a larger batch takes several enters.
 const stageEntries = 1024
 
+// An enter sends for at most so many connections, which takes some 2 µs each, and so many bytes: the
+// collector waits for it.
+const (
+	stageEnterSends = 16
+	stageEnterBytes = 64 << 10
+)
+
 func newStager(mode StageMode, config func() (core.Config, error)) *stager {
 	st := &stager{mode: mode, config: config, lateClose: time.Minute}
 	st.run = st.send
@@ -453,10 +460,15 @@ func (st *stager) putBehind(b *stageBatch) {
 
 // submit sends a batch, and returns by how many sends.
 func (st *stager) submit(b *stageBatch) (sends uint64) {
+	bytes := 0
 	for i := range b.entries {
 		e := &b.entries[i]
 		if e.c == nil {
 			continue
+		}
+		if bytes += e.len; bytes > stageEnterBytes || st.driver.Unsubmitted() >= stageEnterSends {
+			st.enter(b)
+			bytes = e.len
 		}
 		sends++
 		sqe := st.driver.Stage()
@@ -480,7 +492,7 @@ func (st *stager) submit(b *stageBatch) (sends uint64) {
 
 // enter submits what is staged: each send does what it can within it.
 func (st *stager) enter(b *stageBatch) {
-	if err := st.driver.Enter(0); err != nil {
+	if err := st.driver.EnterWithin(); err != nil {
 		panic(fmt.Sprintf("veloq: driver of staged writes: %v", err))
 	}
 	n := st.driver.Ready()

@@ -391,6 +391,10 @@ static void fill_view(vq__uring *u, const vq_driver_report *report)
 	view->buffer_count = report->buffer_count;
 	view->buffer_size_bytes = report->buffer_size_bytes;
 	view->buf_group = VQ__BUF_GROUP;
+	if (u->ring.enter_ring_fd == u->ring.ring_fd) {
+		view->enter_fd = u->ring.ring_fd;
+		view->sq_ring_tail = u->ring.sq.ktail;
+	}
 	if (packet_ring == NULL)
 		return;
 	view->packet_ring = packet_ring;

@@ -358,6 +358,7 @@ static void fill_view(vq__translate *t)
 	view->sqes = t->sqes;
 	view->sq_head = &t->words->sq_head;
 	view->sq_flags = &t->words->sq_flags;
+	view->sq_ring_tail = NULL; /* what is staged is not the ring's */
 	view->cqes = t->cqes;
 	view->cq_head = &t->words->cq_head;
 	view->cq_tail = &t->words->cq_tail;

@@ -13,7 +13,7 @@
  * Bumped by every change of a struct, constant or contract that Go shares with C. internal/core
  * compares it with vq_abi() before the first driver is created.
  */
-#define VQ_ABI 6
+#define VQ_ABI 7
 
 /* Bytes between two words that different CPUs write: 64 on x86-64 and on most arm64 parts. */
 #define VQ_CACHE_LINE 64

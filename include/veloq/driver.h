@@ -137,7 +137,9 @@ typedef struct vq_driver_view {
 	uint32_t packet_size_bytes;
 	uint16_t buf_group;
 	uint16_t packet_group;
-	uint32_t reserved0;
+	int32_t enter_fd;
+	/* See vq_driver_enter; NULL: there is no other way. */
+	uint32_t *sq_ring_tail;
 } vq_driver_view;
 
 /*
@@ -166,6 +168,10 @@ void vq_driver_view_get(const vq_driver *driver, vq_driver_view *view);
  * the call early with success: look at *sq_head and at the completion ring, then call again.
  * Returns the number of submissions consumed, or a negative VQ_E* that means a broken driver.
  * Owner only. Blocks when wait_count > 0.
+ *
+ * Where the view has a sq_ring_tail, the owner may instead store sq_tail there (release) and call
+ * io_uring_enter(2) itself on enter_fd: for ops that complete within the call, and only while
+ * VQ_SQ_CQ_OVERFLOW is not set in *sq_flags.
  */
 int vq_driver_enter(vq_driver *driver, uint32_t sq_tail, uint32_t wait_count);
 

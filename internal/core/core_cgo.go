@@ -116,6 +116,8 @@ func CreateDriver(config Config) (*Driver, Report, error) {
 		sqes:      unsafe.Pointer(view.sqes),
 		sqHead:    (*uint32)(view.sq_head),
 		sqFlags:   (*uint32)(view.sq_flags),
+		ringTail:  (*uint32)(view.sq_ring_tail),
+		enterFD:   int32(view.enter_fd),
 		cqes:      unsafe.Pointer(view.cqes),
 		cqHead:    (*uint32)(view.cq_head),
 		cqTail:    (*uint32)(view.cq_tail),

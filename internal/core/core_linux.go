@@ -67,3 +67,15 @@ func Alloc(size uintptr) unsafe.Pointer {
 
 // Free frees what Alloc returned.
 func Free(p unsafe.Pointer) { C.free(p) }
+
+// enterRing submits what is before the tail of the ring, and has the kernel post what it has completed:
+// io_uring_enter(2). 0 for what vq_driver_enter takes for success too.
+func enterRing(fd int32, count uint32) Errno {
+	const number, getEvents = 426, 1 // on every architecture
+	_, _, errno := syscall.RawSyscall6(number, uintptr(fd), uintptr(count), 0, getEvents, 0, 0)
+	switch errno {
+	case syscall.EINTR, syscall.EAGAIN, syscall.EBUSY:
+		return 0
+	}
+	return Errno(errno)
+}
