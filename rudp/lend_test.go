@@ -218,14 +218,16 @@ func TestStream_WriteOwnedKeepsOrder(t *testing.T) {
 	virtual(t, clientConfig(), serverConfig(), func(t *testing.T, w *world) {
 		c, s := w.connect(t)
 		data := someBytes(6 << 20)
-		go func() { // outages: what is on its way is lost
+		var outages sync.WaitGroup
+		defer outages.Wait()
+		outages.Go(func() { // what is on its way is lost
 			for range 40 {
 				time.Sleep(3 * time.Millisecond)
 				w.net.cut.Store(true)
 				time.Sleep(time.Millisecond)
 				w.net.cut.Store(false)
 			}
-		}()
+		})
 		go func() {
 			r := rand.New(rand.NewPCG(4, 2))
 			for at := 0; at < len(data); {
