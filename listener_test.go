@@ -16,8 +16,10 @@ import (
 // connection is accepted, if after a pause. What it says of the listening socket does.
 func TestListener_AcceptFails(t *testing.T) {
 	rt := newTestRuntime(t, Config{Workers: 1})
-	errnos := []int32{1, core.ErrnoNOMEM, core.ErrnoMFILE, core.ErrnoNFILE, 71, 92, core.ErrnoNOTSUP, 100, 101,
-		core.ErrnoCONNABORTED, 104, core.ErrnoNOBUFS, 107, 110, 112, 113, core.ErrnoCANCELED}
+	errnos := []int32{
+		1, core.ErrnoNOMEM, core.ErrnoMFILE, core.ErrnoNFILE, 71, 92, core.ErrnoNOTSUP, 100, 101,
+		core.ErrnoCONNABORTED, 104, core.ErrnoNOBUFS, 107, 110, 112, 113, core.ErrnoCANCELED,
+	}
 	h := Spawn(rt, func(c *Context) (struct{}, error) {
 		l, err := c.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
