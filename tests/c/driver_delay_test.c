@@ -157,21 +157,7 @@ static void test_timer_ends_it(void)
 static void test_doorbell_ends_it(void)
 {
 	fx_begin(&f);
-	uint32_t op = fx_wake(&f);
-	fx_flush(&f);
-	for (uint32_t round = 0; round < 20; round++) {
-		uint32_t before = f.ops[op].count;
-		vq_doorbell_ring(f.view.doorbell);
-		while (f.ops[op].count == before)
-			fx_turn_delayed(&f, MANY, US_OF_MS);
-		CHECK(f.ops[op].res > 0);
-		if (f.ops[op].terminal) {
-			op = fx_wake(&f);
-			fx_flush(&f);
-		}
-	}
-	if (!f.ops[op].terminal)
-		fx_cancel_wait(&f, op);
+	fx_hear_rings(&f, 20, MANY, US_OF_MS);
 	fx_end(&f);
 }
 

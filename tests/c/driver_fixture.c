@@ -398,6 +398,30 @@ void fx_check_bytes(const void *data, uint64_t position, size_t len_bytes, uint3
 	}
 }
 
+void fx_hear_rings(fx *f, uint32_t rounds, uint32_t wait_count, uint32_t delay_us)
+{
+	uint32_t op = fx_wake(f);
+
+	fx_flush(f);
+	for (uint32_t round = 0; round < rounds; round++) {
+		uint32_t before = f->ops[op].count;
+		vq_doorbell_ring(f->view.doorbell);
+		while (f->ops[op].count == before) {
+			if (delay_us == 0)
+				fx_turn(f, wait_count);
+			else
+				fx_turn_delayed(f, wait_count, delay_us);
+		}
+		CHECK(f->ops[op].res > 0);
+		if (f->ops[op].terminal) {
+			op = fx_wake(f);
+			fx_flush(f);
+		}
+	}
+	if (!f->ops[op].terminal)
+		fx_cancel_wait(f, op);
+}
+
 size_t fx_recv_end(fx *f, uint32_t op, uint64_t position, uint32_t seed)
 {
 	if (!f->ops[op].terminal)

@@ -137,6 +137,12 @@ int32_t fx_sent(fx *f, uint32_t op, uint32_t len_bytes);
 void fx_cancel_wait(fx *f, uint32_t target);
 
 /*
+ * Rings the doorbell so often, and each time turns until it is heard: waiting for so many
+ * completions, with that delay unless it is 0.
+ */
+void fx_hear_rings(fx *f, uint32_t rounds, uint32_t wait_count, uint32_t delay_us);
+
+/*
  * Ends a receive of a stream, by a cancel if need be. Its bytes are checked from that position on;
  * returns how many there are in buffers of the group.
  */

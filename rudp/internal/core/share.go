@@ -3,7 +3,6 @@ package core
 // This file changes if how a driver writes and reads the stream without a copy does.
 
 import (
-	"io"
 	"math"
 	"sync/atomic"
 
@@ -15,13 +14,8 @@ import (
 // over. Bound says how much to keep to. A connection has either Write or Refer.
 func (c *Conn) Refer(now mono.Time, p []byte) error {
 	c.at(now)
-	switch {
-	case c.send.fin || c.resetting || c.userClosed:
-		return ErrWriteEnded
-	case c.stopped || c.err != nil:
-		return ErrPeerStopped
-	case len(p) == 0:
-		return nil
+	if err := c.mayWrite(); err != nil || len(p) == 0 {
+		return err
 	}
 	c.send.refer(p)
 	c.touch()
@@ -64,24 +58,22 @@ func (c *Conn) Share(freed *atomic.Uint64) { c.freed = freed }
 // is none, EventReadable follows when ready moves.
 func (c *Conn) Incoming(now mono.Time) (ring []byte, ready, mark uint64, err error) {
 	c.at(now)
-	if c.freed != nil {
-		c.recv.read = c.freed.Load()
-		c.openWindow()
-	}
+	c.takeBack()
 	mark = math.MaxUint64
 	if !c.recv.fin {
 		mark = c.limit - c.window/2
 	}
-	switch {
-	case c.peerReset:
-		err = &CloseError{Kind: KindReset, Code: c.peerCode, Remote: true}
-	case c.recv.done():
-		err = io.EOF
-	case c.err != nil:
-		err = c.err
-	}
+	err = c.readEnd(c.recv.done())
 	c.wantRead = err == nil
 	return c.recv.ring, c.recv.ready, mark, err
+}
+
+// takeBack counts as read what Share's user needs no more.
+func (c *Conn) takeBack() {
+	if c.freed != nil {
+		c.recv.read = c.freed.Load()
+		c.openWindow()
+	}
 }
 
 // Unshare ends Share: the user has taken what is below offset read, may look at it for as long as it

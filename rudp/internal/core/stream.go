@@ -72,11 +72,8 @@ var (
 // without an error means that EventWritable follows. p is not kept.
 func (c *Conn) Write(now mono.Time, p []byte) (int, error) {
 	c.at(now)
-	switch {
-	case c.send.fin || c.resetting || c.userClosed:
-		return 0, ErrWriteEnded
-	case c.stopped || c.err != nil:
-		return 0, ErrPeerStopped
+	if err := c.mayWrite(); err != nil {
+		return 0, err
 	}
 	n := c.send.write(p)
 	c.wantWrite = n < len(p)
@@ -84,6 +81,17 @@ func (c *Conn) Write(now mono.Time, p []byte) (int, error) {
 		c.touch()
 	}
 	return n, nil
+}
+
+// mayWrite returns what keeps the user from writing.
+func (c *Conn) mayWrite() error {
+	switch {
+	case c.send.fin || c.resetting || c.userClosed:
+		return ErrWriteEnded
+	case c.stopped || c.err != nil:
+		return ErrPeerStopped
+	}
+	return nil
 }
 
 // Read copies bytes in order into p: 0 and no error if there are none yet, and EventReadable follows. After
@@ -94,16 +102,24 @@ func (c *Conn) Read(now mono.Time, p []byte) (int, error) {
 		c.openWindow()
 		return n, nil
 	}
-	switch {
-	case c.peerReset:
-		return 0, &CloseError{Kind: KindReset, Code: c.peerCode, Remote: true}
-	case c.recv.ended():
-		return 0, io.EOF
-	case c.err != nil:
-		return 0, c.err
+	if err := c.readEnd(c.recv.ended()); err != nil {
+		return 0, err
 	}
 	c.wantRead = true
 	return 0, nil
+}
+
+// readEnd returns why nothing follows what can be read, if so; over says that this is the stream's end.
+func (c *Conn) readEnd(over bool) error {
+	switch {
+	case c.peerReset:
+		return &CloseError{Kind: KindReset, Code: c.peerCode, Remote: true}
+	case over:
+		return io.EOF
+	case c.err != nil:
+		return c.err
+	}
+	return nil
 }
 
 // Readable returns how many bytes Read has at once.
@@ -280,10 +296,7 @@ func (c *Conn) onStream(f *wire.Frame) error {
 	if c.peerReset {
 		return c.checkAfterReset(f, end)
 	}
-	if c.freed != nil {
-		c.recv.read = c.freed.Load()
-		c.openWindow()
-	}
+	c.takeBack()
 	c.widenWindow()
 	readable, done := c.recv.readable(), c.recv.done()
 	if _, err := c.recv.insert(f.Offset, f.Data, f.Fin); err != nil {
