@@ -456,11 +456,12 @@ func (l *Listener) complete(_ opKind, res int32, flags uint32) {
 	l.arm()
 }
 
-// endsListener reports whether an error of accept is about the listening socket. Every other one is
-// about a connection, its network, or what the system lacks, and passes: accept(2), Errors.
+// endsListener reports whether an error of accept is about the listening socket, or says that there is
+// no such call. Every other one is about a connection, its network, or what the system lacks at the
+// moment, and passes: accept(2), Errors.
 func endsListener(res int32) bool {
 	switch -res {
-	case core.ErrnoBADF, core.ErrnoNOTSOCK, core.ErrnoINVAL, core.ErrnoFAULT:
+	case core.ErrnoBADF, core.ErrnoNOTSOCK, core.ErrnoINVAL, core.ErrnoFAULT, core.ErrnoNOSYS:
 		return true
 	}
 	return false

@@ -69,6 +69,7 @@ const (
 	ErrnoNFILE       = 23
 	ErrnoMFILE       = 24
 	ErrnoPIPE        = 32
+	ErrnoNOSYS       = 38
 	ErrnoTIME        = 62
 	ErrnoNOTSOCK     = 88
 	ErrnoMSGSIZE     = 90
