@@ -395,9 +395,10 @@ func (o *outbound) dropDirect(d *direct) {
 	d.ended = true
 }
 
-// dropOut drops what the stream has queued, unless the kernel still reads it: then its completion
+// dropOut drops what the stream has to send, unless the kernel still reads it: then its completion
 // comes here again.
 func (s *Stream) dropOut() {
+	s.send.inlineLen = 0 // or the end would wait for a send that is never staged
 	o := s.send.out
 	if o == nil || o.busy {
 		return

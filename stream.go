@@ -138,9 +138,8 @@ func (s *Stream) abandon() {
 	s.abandoned = true
 	if o := s.send.out; o != nil && o.busy && o.blocked {
 		s.cancelSend()
-	} else {
-		s.dropOut()
 	}
+	s.dropOut()
 	s.settle()
 }
 

@@ -433,7 +433,6 @@ func (s *Stream) stageSend() {
 	switch {
 	case s.released:
 	case sd.failed != nil || s.abandoned:
-		sd.inlineLen = 0
 		s.dropOut()
 	case sd.sentLen > 0 || (sd.out != nil && sd.out.busy):
 		// One send at a time keeps the order: its end brings the stream back here. The arena does not
@@ -611,7 +610,6 @@ func (s *Stream) failedSend(res int32) bool {
 		return false
 	}
 	s.send.failed = s.sysError("write", core.NameWrite, res)
-	s.send.inlineLen = 0
 	s.dropOut()
 	s.wakeAll()
 	if s.handled {

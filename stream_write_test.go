@@ -1,9 +1,12 @@
 package veloq
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -46,4 +49,48 @@ func TestStream_WriteAfterEnterLeftSendsBehind(t *testing.T) {
 	n, err := written.Wait(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, len("first second third"), n)
+}
+
+// Goal: a stream ends that is given up in the turn in which its last bytes wait to be sent, with nothing
+// else of it under way.
+func TestStream_AbandonedBeforeItsTurnToSend(t *testing.T) {
+	rt := newTestRuntime(t, Config{Workers: 1})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = ln.Close() }()
+	var peer net.Conn
+	h := Spawn(rt, func(c *Context) (struct{}, error) {
+		s, err := c.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			return struct{}{}, err
+		}
+		if peer, err = ln.Accept(); err != nil {
+			return struct{}{}, err
+		}
+		if err := peer.(*net.TCPConn).CloseWrite(); err != nil {
+			return struct{}{}, err
+		}
+		if _, err := s.Read(make([]byte, 1)); err != io.EOF {
+			return struct{}{}, fmt.Errorf("read: %w", err)
+		}
+		if _, err := s.Write([]byte("a little")); err != nil {
+			return struct{}{}, err
+		}
+		if err := s.Close(); err != nil {
+			return struct{}{}, err
+		}
+		s.abandon()
+		for ends := clock() + int64(10*time.Second); c.w.streams > 0; {
+			if clock() > ends {
+				return struct{}{}, errors.New("the stream does not end")
+			}
+			if err := c.Sleep(time.Millisecond); err != nil {
+				return struct{}{}, err
+			}
+		}
+		return struct{}{}, nil
+	})
+	_, err = h.Wait(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, peer.Close())
 }

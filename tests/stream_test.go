@@ -164,6 +164,43 @@ func TestStream_PeekAfterReceiveStopped(t *testing.T) {
 	})
 }
 
+// Goal: a Close takes effect whose cancel goes out along with the receive that it is to end, which has
+// more to read than the kernel gives at once.
+func TestStream_CloseOfAReceiveJustBegun(t *testing.T) {
+	noLeak(t)
+	const limit = 1 << 10
+	rt := newRuntime(t, veloq.Config{Workers: 1, ReadLimit: limit, BufferCount: 1024, BufferSize: limit})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = l.Close() }()
+	before := holds(rt)
+	var peer net.Conn
+	require.NoError(t, inTask(t, rt, func(c *veloq.Context) error {
+		s, err := c.Dial("tcp", l.Addr().String())
+		if err != nil {
+			return err
+		}
+		defer func() { _ = s.Close() }()
+		if peer, err = l.Accept(); err != nil {
+			return err
+		}
+		if _, err := peer.Write(patternBlock()[:limit]); err != nil {
+			return err
+		}
+		if _, err := s.Peek(limit); err != nil {
+			return err
+		}
+		_ = c.Sleep(5 * time.Millisecond) // so that the stop has taken effect
+		if _, err := peer.Write(patternBlock()[:100*limit]); err != nil {
+			return err
+		}
+		_, err = s.Skip(limit)
+		return err
+	}))
+	defer func() { _ = peer.Close() }() // which would end the receive
+	settled(t, rt, before)
+}
+
 // Goal: the writes of several tasks on one stream come out whole and, each task's, in order; those of
 // tasks that are cancelled hold nobody up.
 func TestStream_ManyWriters(t *testing.T) {
