@@ -134,7 +134,15 @@ func TestStream_PeekAfterReceiveStopped(t *testing.T) {
 		if err := s.SetReadBuffer(limit); err != nil {
 			return err
 		}
-		go func() { _, _ = peer.Write(patternBlock()[:60*limit]) }()
+		asked := make(chan struct{})
+		go func() {
+			_, _ = peer.Write(patternBlock()[:60*limit])
+			select {
+			case <-asked: // all of that may have arrived before the stop
+				_, _ = peer.Write(patternBlock()[60*limit : 61*limit])
+			case <-c.Done():
+			}
+		}()
 		for s.Buffered() < limit {
 			if err := c.Sleep(time.Millisecond); err != nil {
 				return err
@@ -153,6 +161,7 @@ func TestStream_PeekAfterReceiveStopped(t *testing.T) {
 		if _, err := s.Skip(skip); err != nil {
 			return err
 		}
+		close(asked)
 		b, err := s.Peek(limit)
 		if err != nil {
 			return err
