@@ -4,7 +4,6 @@ package rudp
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -199,9 +198,6 @@ func (e *Endpoint) Dial(ctx context.Context, addr string) (*Stream, error) {
 func (e *Endpoint) connect(ctx context.Context, to netip.AddrPort, host string) (*Stream, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
-	}
-	if e.seat != nil {
-		return nil, errors.ErrUnsupported // answers would reach any worker's socket
 	}
 	t := e.cfg.TLS
 	if t.ServerName == "" && !t.InsecureSkipVerify {

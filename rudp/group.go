@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"github.com/veloq/veloq"
 	"github.com/veloq/veloq/rudp/internal/core"
@@ -23,19 +24,23 @@ import (
 // block. All methods: any goroutine.
 type Group struct {
 	rt      *veloq.Runtime
+	network string
 	cfg     Config
 	server  *veloq.DatagramServer
 	mesh    *veloq.Mesh[forwarded]
 	accepts chan *Stream
+	dials   atomic.Uint32 // of Dial, to take turns
 	closed  chan struct{} // Close was called
 	done    chan struct{} // all endpoints have ended
 	started chan struct{} // server is set
+	opened  chan struct{} // there is a seat
 	once    sync.Once     // of closed
 	over    sync.Once     // of done
 
 	mu     sync.Mutex
 	seats  []*seat // by worker; nil: it has none (yet)
 	open   int     // seats that have not ended
+	seated bool    // opened is closed
 	ending bool
 }
 
@@ -74,8 +79,8 @@ func newGroup(rt *veloq.Runtime, network string, cfg *Config) (*Group, error) {
 		return nil, err
 	}
 	g := &Group{
-		rt: rt, cfg: *cfg, closed: make(chan struct{}), done: make(chan struct{}),
-		started: make(chan struct{}), seats: make([]*seat, rt.Workers()),
+		rt: rt, network: network, cfg: *cfg, closed: make(chan struct{}), done: make(chan struct{}),
+		started: make(chan struct{}), opened: make(chan struct{}), seats: make([]*seat, rt.Workers()),
 		accepts: make(chan *Stream, rt.Workers()),
 	}
 	// One address, one set of keys, whichever worker answers.
@@ -135,6 +140,29 @@ func (g *Group) AcceptStream() (*Stream, error) {
 		}
 	}
 	return nil, &net.OpError{Op: "accept", Net: networkName, Addr: g.Addr(), Err: net.ErrClosed}
+}
+
+// Dial is Endpoint.Dial from the group's address, with the workers' endpoints in turn. What the peer
+// sends may reach any worker, and is forwarded. After Close the error is net.ErrClosed's. Blocks.
+func (g *Group) Dial(ctx context.Context, addr string) (*Stream, error) {
+	return dialEach(ctx, g.network, addr, &g.cfg, g.connect)
+}
+
+func (g *Group) connect(ctx context.Context, to netip.AddrPort, host string) (*Stream, error) {
+	select {
+	case <-g.closed:
+		return nil, net.ErrClosed
+	default:
+	}
+	select {
+	case <-g.opened:
+	case <-g.closed:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	list := g.Endpoints()
+	return list[g.dials.Add(1)%uint32(len(list))].connect(ctx, to, host)
 }
 
 // Addr returns the address of the sockets.
@@ -232,7 +260,10 @@ func (h *groupHandler) OnOpen(c *veloq.Context, d *veloq.Datagram) {
 	}
 	h.g.mu.Lock()
 	h.g.seats[c.Worker()] = s
-	h.g.open++
+	if h.g.open++; !h.g.seated {
+		h.g.seated = true
+		close(h.g.opened)
+	}
 	ending := h.g.ending
 	h.g.mu.Unlock()
 	d.SetUserData(s)

@@ -27,12 +27,15 @@ func group(t testing.TB, workers int) *Group {
 
 func groupOn(t testing.TB, runtime veloq.Config) *Group {
 	t.Helper()
+	cfg := serverConfig()
+	cfg.TLS = cfg.TLS.Clone()
+	cfg.TLS.RootCAs = clientConfig().TLS.RootCAs // to dial, too
 	rt, err := veloq.New(runtime)
 	if err != nil {
 		t.Skip("no workers here: ", err)
 	}
 	t.Cleanup(func() { assert.NoError(t, rt.Close()) })
-	g, err := ListenOn(rt, "udp4", "127.0.0.1:0", serverConfig())
+	g, err := ListenOn(rt, "udp4", "127.0.0.1:0", cfg)
 	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.ENOTSUP) {
 		t.Skip("no datagrams on workers here: ", err)
 	}
@@ -136,6 +139,63 @@ func TestGroup_MigratedClientsAreForwarded(t *testing.T) {
 	assert.Positive(t, forwarded(), "30 ports, all on one worker: one chance in 2^30")
 }
 
+// Goal: a group dials as well as it listens, and from the same address. All answers of one peer reach one
+// worker's socket, so that those for the other's connections are forwarded.
+func TestGroup_Dial(t *testing.T) {
+	one, other := group(t, 2), group(t, 2)
+	for _, g := range []*Group{one, other} {
+		go func() {
+			for {
+				s, err := g.AcceptStream()
+				if err != nil {
+					return
+				}
+				go func() {
+					_, err := io.Copy(s, s)
+					assert.NoError(t, err)
+					_ = s.Close()
+				}()
+			}
+		}()
+	}
+	data := someBytes(300_000)
+	var all sync.WaitGroup
+	for i := range 12 {
+		from, to := one, other
+		if i%2 == 1 {
+			from, to = other, one
+		}
+		all.Go(func() {
+			c, err := from.Dial(testContext(t), to.Addr().String())
+			if !assert.NoError(t, err) {
+				return
+			}
+			assert.Equal(t, from.Addr().String(), c.LocalAddr().String())
+			all.Go(func() {
+				_, err := c.Write(data)
+				assert.NoError(t, err)
+				_ = c.CloseWrite()
+			})
+			got, err := io.ReadAll(c)
+			assert.NoError(t, err)
+			assert.True(t, bytes.Equal(data, got))
+			assert.ErrorIs(t, c.Migrate(testContext(t), netip.AddrPort{}), ErrNotMigratable)
+			assert.NoError(t, c.Close())
+		})
+	}
+	all.Wait()
+	if len(one.Endpoints()) > 1 {
+		forwarded := uint64(0)
+		for _, e := range append(one.Endpoints(), other.Endpoints()...) {
+			forwarded += e.Stats().Forwarded
+		}
+		assert.Positive(t, forwarded)
+	}
+	require.NoError(t, one.Close())
+	_, err := one.Dial(testContext(t), other.Addr().String())
+	is2(t, err, "dial", net.ErrClosed)
+}
+
 func TestGroup_RuntimeCloses(t *testing.T) {
 	rt, err := veloq.New(veloq.Config{Workers: 2})
 	if err != nil {
@@ -175,9 +235,10 @@ func TestGroup_Refusals(t *testing.T) {
 	var op *net.OpError
 	require.ErrorAs(t, err, &op)
 	assert.Equal(t, "rudp", op.Net)
-	await(t, "the seat", func() bool { return len(g.Endpoints()) == 1 })
-	_, err = g.Endpoints()[0].Dial(context.Background(), "127.0.0.1:1")
-	assert.ErrorIs(t, err, errors.ErrUnsupported)
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err = g.Dial(ended, "127.0.0.1:1")
+	is2(t, err, "dial", context.Canceled)
 }
 
 // Written bytes are delivered by Shutdown, as by an endpoint's.

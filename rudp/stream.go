@@ -336,8 +336,8 @@ func (s *Stream) drained() error {
 
 // Migrate moves the connection to another local address and returns when the peer has answered
 // there: data goes on along the old path until then (RFC 9000, section 9). local may be the zero
-// value or have port 0: the system chooses. Only the side that dialed may migrate:
-// ErrNotMigratable. Other errors: ErrPathFailed, those of opening a socket, ErrReplaced,
+// value or have port 0: the system chooses. Only the side that dialed may migrate, and not from a
+// Group's address: ErrNotMigratable. Other errors: ErrPathFailed, those of opening a socket, ErrReplaced,
 // net.ErrClosed, and ctx's, after which the connection may still move. Blocks.
 func (s *Stream) Migrate(ctx context.Context, local netip.AddrPort) error {
 	if err := s.migrateTo(ctx, local); err != nil {
@@ -348,7 +348,7 @@ func (s *Stream) Migrate(ctx context.Context, local netip.AddrPort) error {
 
 func (s *Stream) migrateTo(ctx context.Context, local netip.AddrPort) error {
 	e := s.endpoint
-	if s.connected == nil {
+	if s.connected == nil || e.seat != nil {
 		return ErrNotMigratable
 	}
 	remote, _ := addrPort(s.RemoteAddr())

@@ -533,6 +533,11 @@ func TestEndpoint_Route(t *testing.T) {
 	assert.Equal(t, uint16(1000), elsewhere.Route(first), "the ID names the worker")
 	assert.Equal(t, uint16(1000), p.server.Route(first))
 	assert.Equal(t, uint16(7), elsewhere.Route([]byte{1, 2, 3}), "junk stays")
+	initial := func(dcid string) []byte {
+		return append([]byte{0xc0, 0, 0, 0, 1, byte(len(dcid))}, dcid+"\x00\x00\x40\x00"...)
+	}
+	assert.Equal(t, uint16(7), elsewhere.Route(initial("12345678")), "what begins a connection stays")
+	assert.Equal(t, uint16(3), elsewhere.Route(initial("\x00\x0312345678")), "an answer to a dialer does not")
 	assert.Equal(t, uint16(3), func() uint16 { id := c.local[0].id; return uint16(id.Bytes()[0])<<8 | uint16(id.Bytes()[1]) }())
 	_ = s
 }

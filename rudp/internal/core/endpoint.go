@@ -162,11 +162,12 @@ func (e *Endpoint) Accept() *Conn {
 }
 
 // Route returns the number of the worker whose endpoint a datagram belongs to, as far as its connection
-// ID tells: worker is this endpoint's for connections that it knows and for all that may begin one.
+// ID tells: worker is this endpoint's for connections that it knows and for IDs that are not like ours.
+// An ID that a client chose for its first packets may look like one of ours: any worker takes those.
 func (e *Endpoint) Route(datagram []byte) (worker uint16) {
 	own := e.cfg.Worker
 	h, err := wire.ParseHeader(datagram, CIDLen)
-	if err != nil || h.DCID.Len() != CIDLen || h.Type == wire.Initial || h.Type == wire.VersionNegotiation {
+	if err != nil || h.DCID.Len() != CIDLen {
 		return own
 	}
 	if _, known := e.conns[h.DCID]; known {
