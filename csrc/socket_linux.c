@@ -97,13 +97,29 @@ int vq_socket_local(int fd, vq_addr *addr)
 	return 0;
 }
 
+/*
+ * A connection that was reset has no peer by getpeername(2), but SO_PEERNAME still knows it: for a
+ * length that is not above the address's own.
+ */
+static bool former_peer(int fd, vq__address *sa, socklen_t *len)
+{
+	*len = sizeof(sa->v6);
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERNAME, &sa->any, len) == 0)
+		return true;
+	*len = sizeof(sa->v4);
+	return getsockopt(fd, SOL_SOCKET, SO_PEERNAME, &sa->any, len) == 0;
+}
+
 int vq_socket_peer(int fd, vq_addr *addr)
 {
 	vq__address sa;
 	socklen_t len = sizeof(sa);
 
-	if (getpeername(fd, &sa.any, &len) != 0)
-		return -errno;
+	if (getpeername(fd, &sa.any, &len) != 0) {
+		int rc = -errno;
+		if (rc != -ENOTCONN || !former_peer(fd, &sa, &len))
+			return rc;
+	}
 	vq__address_decode(&sa, (size_t)len, addr);
 	return 0;
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"reflect"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -304,6 +305,36 @@ func TestNet_AddressesAfterAccept(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Goal: a stream whose peer has reset it says who that was, also when nobody asked before.
+func TestNet_RemoteAddrAfterReset(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Wine forgets the peer of a connection that was reset")
+	}
+	noLeak(t)
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
+		t.Run(address, func(t *testing.T) {
+			rt := newRuntime(t, veloq.Config{Workers: 1})
+			got := make(chan net.Addr, 1)
+			var lc veloq.ListenConfig
+			srv, err := lc.Start(t.Context(), rt, "tcp", address, func(_ *veloq.Context, s *veloq.Stream) error {
+				_, err := s.Read(make([]byte, 1))
+				got <- s.RemoteAddr()
+				return err
+			})
+			if err != nil {
+				t.Skip("no such address here: ", err)
+			}
+			defer srv.Close()
+			conn := dial(t, srv.Addr())
+			require.NoError(t, conn.SetLinger(0))
+			require.NoError(t, conn.Close())
+			addr := await(t, "reset", got)
+			require.NotNil(t, addr)
+			require.Equal(t, conn.LocalAddr().String(), addr.String())
+		})
 	}
 }
 
