@@ -126,16 +126,17 @@ func (b *binding) drop(fd int32) {
 }
 
 // wants reports whether the worker's listener should go on accepting.
-func (b *binding) wants(w *worker) bool {
+func (b *binding) wants(w *worker) bool { return !b.server.stopping.Load() && !b.full(w) }
+
+// full reports whether the server has as many connections as it may, or the worker has.
+func (b *binding) full(w *worker) bool {
 	s := b.server
 	limit := s.config.MaxConns
 	switch {
-	case s.stopping.Load():
-		return false
 	case limit <= 0:
-		return true
+		return false
 	case b.spread:
-		return s.conns.Load() < int64(limit*len(s.rt.workers))
+		return s.conns.Load() >= int64(limit*len(s.rt.workers))
 	}
-	return s.open[w.id].n < limit
+	return s.open[w.id].n >= limit
 }

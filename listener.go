@@ -388,8 +388,14 @@ func (w *worker) newListener(fd int32, network string, addr net.Addr) *Listener 
 	return l
 }
 
-// arm starts the accept that goes on by itself, if more connections are wanted now.
+// arm starts the accept that goes on by itself, if more connections are wanted now. What was accepted
+// beyond a bound comes first.
 func (l *Listener) arm() {
+	for l.at != nil && len(l.accepted) > 0 && l.wants() {
+		fd := l.accepted[0]
+		l.accepted = l.accepted[1:]
+		l.at.place(l.w, fd)
+	}
 	if l.armed || l.closed || l.retry.Pending() || !l.wants() {
 		return
 	}
@@ -474,9 +480,10 @@ func (l *Listener) take(fd int32) {
 	switch {
 	case l.closed:
 		_ = core.CloseSocket(fd)
-	case l.at != nil:
+	case l.at != nil && !l.at.full(l.w):
 		l.at.place(l.w, fd)
 	default:
+		// Also a server's, where the accept of another of its addresses reached MaxConns meanwhile.
 		l.accepted = append(l.accepted, fd)
 		l.w.wake(l.acceptor)
 	}
