@@ -327,11 +327,12 @@ func (s *Stream) awaitConnect(t *task, to *core.Addr, until time.Time) (res int3
 	}
 	cancelled := false
 	for !state.done {
-		t.park()
-		if !state.done && !cancelled && (timeout.fired || t.err() != nil || s.closed) {
+		// Before the first wait too: a cancel that came while a name was looked up wakes nobody again.
+		if !cancelled && (timeout.fired || t.err() != nil || s.closed) {
 			cancelled = true
 			s.w.stageCancel(opConnect, s.slot)
 		}
+		t.park()
 	}
 	s.connecting = nil
 	switch {
