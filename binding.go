@@ -119,6 +119,14 @@ func (b *binding) listen(w *worker, fd int32) {
 	l.arm()
 }
 
+// refuse drops the sockets of a binding that does not begin, and returns the error.
+func (b *binding) refuse(fds []int32, why error) error {
+	for _, fd := range fds {
+		b.drop(fd)
+	}
+	return opError("listen", b.network, nil, why)
+}
+
 // drop closes a listening socket that no worker has.
 func (b *binding) drop(fd int32) {
 	_ = core.CloseSocket(fd)

@@ -104,10 +104,13 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 	if s.handler != nil {
 		s.contexts = newHandlerContexts(s.rt, s.ctx)
 	}
-	s.begin(b, fds)
+	// The runtime knows the server before anything of it is on a worker, and ends it whatever is left.
 	if !s.rt.addServer(s) {
-		s.Close()
-		return nil, opError("listen", network, nil, ErrClosed)
+		s.contexts.end()
+		return nil, b.refuse(fds, ErrClosed)
+	}
+	if !s.begin(b, fds) { // Runtime.Shutdown came between
+		return nil, b.refuse(fds, ErrClosed)
 	}
 	return s, nil
 }
@@ -129,10 +132,7 @@ func (s *Server) Add(ctx context.Context, network, address string) (net.Addr, er
 		return nil, err
 	}
 	if !s.begin(b, fds) {
-		for _, fd := range fds {
-			b.drop(fd)
-		}
-		return nil, opError("listen", network, nil, net.ErrClosed)
+		return nil, b.refuse(fds, net.ErrClosed)
 	}
 	return b.addr, nil
 }
