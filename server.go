@@ -238,23 +238,29 @@ func (s *Server) connEnded(w *worker) {
 	if s.conns.Add(-1) == 0 && s.alive.Load() == 0 {
 		s.maybeDone()
 	}
-	elsewhere := false
+	s.armOn(w)
+	if s.config.MaxConns <= 0 {
+		return
+	}
+	// Listening sockets that wait for this may be other workers': one for all is the first's, and
+	// beside one of those any may.
+	var spread, own bool
+	for _, b := range *s.bindings.Load() {
+		spread, own = spread || b.spread, own || !b.spread
+	}
+	for i, other := range s.rt.workers {
+		if spread && other != w && (own || i == 0) {
+			other.post(&note{do: s.armOn})
+		}
+	}
+}
+
+// armOn has a worker's listening sockets accept again, if there is room.
+func (s *Server) armOn(w *worker) {
 	for _, b := range *s.bindings.Load() {
 		if l := b.listeners[w.id]; l != nil {
 			l.arm()
-		} else if b.spread {
-			elsewhere = true
 		}
-	}
-	if elsewhere && s.config.MaxConns > 0 {
-		// The one listening socket is another worker's, and may wait for this.
-		s.rt.workers[0].post(&note{do: func(*worker) {
-			for _, b := range *s.bindings.Load() {
-				if l := b.listeners[0]; l != nil {
-					l.arm()
-				}
-			}
-		}})
 	}
 }
 
@@ -264,10 +270,9 @@ func (s *Server) maybeDone() {
 	}
 }
 
-// place finds the worker for a connection that w accepted.
+// place finds the worker for a connection that w accepted, and admitted.
 func (b *binding) place(w *worker, fd int32) {
 	s := b.server
-	s.conns.Add(1)
 	to := w
 	switch {
 	case s.config.Balancer != nil:
