@@ -405,7 +405,7 @@ func (dc *datagramChaos) round() error {
 	if closes {
 		rest(r, 6*time.Millisecond)
 		dc.closing.Store(true)
-		dc.within("Runtime.Close", func() { _ = dc.rt.Close() })
+		dc.within("Runtime.Close", func() { dc.closeRuntime(r) })
 	}
 	dc.within("flows", dc.wg.Wait)
 	for end := time.Now().Add(patience); !closes && dc.failure == nil; time.Sleep(time.Millisecond) {

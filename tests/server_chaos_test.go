@@ -4,9 +4,7 @@ package tests
 // ended still serves. VELOQ_SEED runs one seed again, VELOQ_LONG=1 many.
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -329,25 +327,6 @@ func (sc *serverChaos) begin(fn func(r *rand.Rand)) {
 	sc.wg.Go(func() { fn(r) })
 }
 
-// hog takes all descriptors that are left, some times, and gives them back.
-func hog(r *rand.Rand) {
-	for range 1 + r.IntN(4) {
-		rest(r, time.Millisecond)
-		var taken []*os.File
-		for {
-			f, err := os.Open(os.DevNull)
-			if err != nil {
-				break
-			}
-			taken = append(taken, f)
-		}
-		rest(r, 3*time.Millisecond)
-		for _, f := range taken {
-			_ = f.Close()
-		}
-	}
-}
-
 // config is of the round's runtime.
 func (sc *serverChaos) config(r *rand.Rand) veloq.Config {
 	config := veloq.Config{}
@@ -383,7 +362,7 @@ func (sc *serverChaos) round() error {
 	if closes {
 		rest(r, 4*time.Millisecond)
 		sc.closing.Store(true)
-		sc.within("Runtime.Close", func() { _ = sc.rt.Close() })
+		sc.within("Runtime.Close", func() { sc.closeRuntime(r) })
 	}
 	sc.within("clients and tasks", sc.wg.Wait)
 	if sc.failure == nil && !closes {
@@ -394,6 +373,16 @@ func (sc *serverChaos) round() error {
 	}
 	sc.within("Runtime.Close", func() { _ = sc.rt.Close() })
 	return sc.failure
+}
+
+// closeRuntime is Close, or a Shutdown whose time may be too short.
+func (sc *serverChaos) closeRuntime(r *rand.Rand) {
+	if r.IntN(2) == 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(r.Int64N(int64(4*time.Millisecond))))
+		defer cancel()
+		_ = sc.rt.Shutdown(ctx)
+	}
+	_ = sc.rt.Close()
 }
 
 // still checks that what was not stopped serves at every address, and that nothing is left then.
@@ -445,70 +434,6 @@ func chaosSeeds(t *testing.T, count int) []uint64 {
 		seeds[i] = rand.Uint64() >> 16
 	}
 	return seeds
-}
-
-// chaosPeers are where nobody listens, a port that is taken, and where a dial hangs.
-func chaosPeers() (dead, full string, err error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", "", err
-	}
-	conn, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		return "", "", err
-	}
-	full, _, err = shortListener()
-	for err == nil {
-		var c net.Conn
-		if c, err = net.DialTimeout("tcp", full, 200*time.Millisecond); err == nil {
-			kept = append(kept, c)
-		}
-	}
-	kept = append(kept, l, conn)
-	return conn.LocalAddr().String(), full, nil
-}
-
-var kept []any // of a child, until it ends
-
-// childServerChaos runs rounds with few descriptors, and answers each seed with why it failed.
-func childServerChaos() {
-	dead, full, err := chaosPeers()
-	if err == nil {
-		err = limitDescriptors(currentUsage().fds + 60)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "child:", err)
-		os.Exit(2)
-	}
-	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-		seed, _ := strconv.ParseUint(in.Text(), 10, 64)
-		answer := ""
-		before := currentUsage().fds
-		sc := &serverChaos{seed: seed, dead: dead, full: full, scarce: true}
-		if err := sc.round(); err != nil {
-			answer = err.Error()
-		} else if now := currentUsage().fds; now > before {
-			answer = fmt.Sprintf("%d descriptors, %d before", now, before)
-		}
-		_ = json.NewEncoder(os.Stdout).Encode(answer)
-	}
-}
-
-// Goal: the same where descriptors run out at times: what is accepted then waits, and is served after.
-func TestServer_ChaosWithoutDescriptors(t *testing.T) {
-	if !hasDescriptorLimit {
-		t.Skip("no limit on descriptors that a process could lower")
-	}
-	c := startChild(t, "server-chaos")
-	for _, seed := range chaosSeeds(t, sized(500, 8, 3)) {
-		var answer string
-		_, err := fmt.Fprintln(c.in, seed)
-		require.NoError(t, err)
-		text, ok := <-c.lines // the round's own waits are bounded
-		require.True(t, ok, "seed %d: %s", seed, c.stderr)
-		require.NoError(t, json.Unmarshal([]byte(text), &answer))
-		require.Empty(t, answer, "seed %d", seed)
-	}
 }
 
 // Goal: servers, listeners and dials that meet one another's ends at any moment all end, leave nothing,
