@@ -119,6 +119,14 @@ func (b *binding) listen(w *worker, fd int32) {
 	l.arm()
 }
 
+// refuse drops the sockets of a binding that does not begin, and returns the error.
+func (b *binding) refuse(fds []int32, why error) error {
+	for _, fd := range fds {
+		b.drop(fd)
+	}
+	return opError("listen", b.network, nil, why)
+}
+
 // drop closes a listening socket that no worker has.
 func (b *binding) drop(fd int32) {
 	_ = core.CloseSocket(fd)
@@ -127,15 +135,37 @@ func (b *binding) drop(fd int32) {
 
 // wants reports whether the worker's listener should go on accepting.
 func (b *binding) wants(w *worker) bool {
+	return !b.server.stopping.Load() && !b.full(w, b.server.conns.Load())
+}
+
+// admit counts one more connection, unless there are as many as may be.
+func (b *binding) admit(w *worker) bool {
+	s := b.server
+	if s.config.MaxConns <= 0 {
+		s.conns.Add(1)
+		return true
+	}
+	for {
+		conns := s.conns.Load()
+		if b.full(w, conns) {
+			return false
+		}
+		if s.conns.CompareAndSwap(conns, conns+1) {
+			return true
+		}
+	}
+}
+
+// full reports whether a server with so many connections has as many as it may, or the worker has. Those
+// that all workers' one socket accepted may be more on one worker, and then fewer are for the others.
+func (b *binding) full(w *worker, conns int64) bool {
 	s := b.server
 	limit := s.config.MaxConns
 	switch {
-	case s.stopping.Load():
-		return false
 	case limit <= 0:
+		return false
+	case conns >= int64(limit*len(s.rt.workers)):
 		return true
-	case b.spread:
-		return s.conns.Load() < int64(limit*len(s.rt.workers))
 	}
-	return s.open[w.id].n < limit
+	return !b.spread && s.open[w.id].n >= limit
 }

@@ -306,10 +306,7 @@ func (d *Datagram) awaitPacket() error {
 		case d.deadline != nil && d.deadline.read.passed:
 			return d.opError("read", os.ErrDeadlineExceeded)
 		case r.err != nil:
-			err := r.err
-			r.err = nil
-			d.armRecv()
-			return err
+			return d.takeRecvError()
 		case t == nil:
 			return d.opError("read", ErrNotTask)
 		case r.reader != nil:
@@ -326,13 +323,22 @@ func (d *Datagram) awaitPacket() error {
 	return nil
 }
 
-// TryRecvBatch is RecvBatch that does not wait: 0 where nothing has arrived. Worker only.
+// takeRecvError returns what the socket had pending, if anything, and goes on receiving.
+func (d *Datagram) takeRecvError() error {
+	err := d.recv.err
+	d.recv.err = nil
+	d.armRecv()
+	return err
+}
+
+// TryRecvBatch is RecvBatch that does not wait: 0 where nothing has arrived, with the error that Recv
+// would return, if there is one. Worker only.
 func (d *Datagram) TryRecvBatch(ps []Packet) (int, error) {
 	if err := d.check("read"); err != nil {
 		return 0, err
 	}
 	if d.recv.count() == 0 {
-		return 0, nil
+		return 0, d.takeRecvError()
 	}
 	return d.RecvBatch(ps)
 }

@@ -118,16 +118,20 @@ func (lc *ListenConfig) startDatagram(ctx context.Context, s *DatagramServer, ne
 		s.contexts = newHandlerContexts(s.rt, s.ctx)
 	}
 	s.alive.Store(int64(count) + 1)
+	// Before anything of it is on a worker: whatever is left, the runtime ends the server.
+	if !s.rt.addServer(s) {
+		s.contexts.end()
+		for i := range opened {
+			opened[i].drop()
+		}
+		return nil, opError("listen", network, nil, ErrClosed)
+	}
 	for i := range opened {
 		o := opened[i]
 		if !s.rt.workers[i].post(&note{do: func(w *worker) { s.adopt(w, o) }}) {
 			o.drop()
 			s.socketEnded()
 		}
-	}
-	if !s.rt.addServer(s) {
-		s.Close()
-		return nil, opError("listen", network, nil, ErrClosed)
 	}
 	return s, nil
 }

@@ -181,8 +181,33 @@ func reachable(network string, ip netip.Addr) (netip.Addr, uint16) {
 	return ip, core.AF6
 }
 
-// connect tries one address.
+// selfConnectRetries is how often a dial is tried again that the system answered by itself, as in package
+// net.
+const selfConnectRetries = 2
+
+// connect tries one address. Where nobody listens on a port of the range that the system takes source
+// ports from, it may take that one, and TCP connects the socket to itself (RFC 9293, 3.5): it is asked for
+// another one then.
 func (d *Dialer) connect(t *task, network string, local *net.TCPAddr, addr netip.AddrPort, until time.Time) (*Stream, error) {
+	s, err := d.connectOnce(t, network, local, addr, until)
+	for range selfConnectRetries {
+		if err != nil || (local != nil && local.Port != 0) || !s.meetsItself() {
+			break
+		}
+		s.close(nil)
+		s, err = d.connectOnce(t, network, local, addr, until)
+	}
+	return s, err
+}
+
+// meetsItself reports whether both ends of a connection that was just made are the same.
+func (s *Stream) meetsItself() bool {
+	remote := s.addrs.remote.(*net.TCPAddr)
+	local, err := core.LocalAddr(s.fd)
+	return err == nil && int(local.Port) == remote.Port && tcpAddr(&local).IP.Equal(remote.IP)
+}
+
+func (d *Dialer) connectOnce(t *task, network string, local *net.TCPAddr, addr netip.AddrPort, until time.Time) (*Stream, error) {
 	w := t.ctx.w
 	asked := net.TCPAddrFromAddrPort(addr) // what errors name
 	ip, family := reachable(network, addr.Addr())
@@ -327,11 +352,12 @@ func (s *Stream) awaitConnect(t *task, to *core.Addr, until time.Time) (res int3
 	}
 	cancelled := false
 	for !state.done {
-		t.park()
-		if !state.done && !cancelled && (timeout.fired || t.err() != nil || s.closed) {
+		// Before the first wait too: a cancel that came while a name was looked up wakes nobody again.
+		if !cancelled && (timeout.fired || t.err() != nil || s.closed) {
 			cancelled = true
 			s.w.stageCancel(opConnect, s.slot)
 		}
+		t.park()
 	}
 	s.connecting = nil
 	switch {

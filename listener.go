@@ -78,8 +78,8 @@ type ListenConfig struct {
 	// Balancer chooses the worker of each connection, of one listening socket: Accept is then
 	// AcceptSpread. The default, nil, leaves it to Accept. A panic in it crashes the program.
 	Balancer Balancer
-	// MaxConns bounds a server's open connections on each worker; 0 leaves that to RLIMIT_NOFILE.
-	// At the bound further ones wait in the kernel's accept queue.
+	// MaxConns bounds a server's open connections on each worker, or where one listening socket serves
+	// all of them their number on all together; 0 leaves that to RLIMIT_NOFILE. At the bound further ones wait in the kernel's accept queue.
 	MaxConns int
 
 	multipath multipath
@@ -388,8 +388,14 @@ func (w *worker) newListener(fd int32, network string, addr net.Addr) *Listener 
 	return l
 }
 
-// arm starts the accept that goes on by itself, if more connections are wanted now.
+// arm starts the accept that goes on by itself, if more connections are wanted now. What was accepted
+// beyond a bound comes first.
 func (l *Listener) arm() {
+	for l.at != nil && len(l.accepted) > 0 && !l.at.server.stopping.Load() && l.at.admit(l.w) {
+		fd := l.accepted[0]
+		l.accepted = l.accepted[1:]
+		l.at.place(l.w, fd)
+	}
 	if l.armed || l.closed || l.retry.Pending() || !l.wants() {
 		return
 	}
@@ -474,9 +480,10 @@ func (l *Listener) take(fd int32) {
 	switch {
 	case l.closed:
 		_ = core.CloseSocket(fd)
-	case l.at != nil:
+	case l.at != nil && l.at.admit(l.w):
 		l.at.place(l.w, fd)
 	default:
+		// Also a server's, where the accept of another of its addresses reached MaxConns meanwhile.
 		l.accepted = append(l.accepted, fd)
 		l.w.wake(l.acceptor)
 	}

@@ -104,10 +104,13 @@ func (lc *ListenConfig) start(ctx context.Context, s *Server, network, address s
 	if s.handler != nil {
 		s.contexts = newHandlerContexts(s.rt, s.ctx)
 	}
-	s.begin(b, fds)
+	// The runtime knows the server before anything of it is on a worker, and ends it whatever is left.
 	if !s.rt.addServer(s) {
-		s.Close()
-		return nil, opError("listen", network, nil, ErrClosed)
+		s.contexts.end()
+		return nil, b.refuse(fds, ErrClosed)
+	}
+	if !s.begin(b, fds) { // Runtime.Shutdown came between
+		return nil, b.refuse(fds, ErrClosed)
 	}
 	return s, nil
 }
@@ -129,10 +132,7 @@ func (s *Server) Add(ctx context.Context, network, address string) (net.Addr, er
 		return nil, err
 	}
 	if !s.begin(b, fds) {
-		for _, fd := range fds {
-			b.drop(fd)
-		}
-		return nil, opError("listen", network, nil, net.ErrClosed)
+		return nil, b.refuse(fds, net.ErrClosed)
 	}
 	return b.addr, nil
 }
@@ -238,23 +238,29 @@ func (s *Server) connEnded(w *worker) {
 	if s.conns.Add(-1) == 0 && s.alive.Load() == 0 {
 		s.maybeDone()
 	}
-	elsewhere := false
+	s.armOn(w)
+	if s.config.MaxConns <= 0 {
+		return
+	}
+	// Listening sockets that wait for this may be other workers': one for all is the first's, and
+	// beside one of those any may.
+	var spread, own bool
+	for _, b := range *s.bindings.Load() {
+		spread, own = spread || b.spread, own || !b.spread
+	}
+	for i, other := range s.rt.workers {
+		if spread && other != w && (own || i == 0) {
+			other.post(&note{do: s.armOn})
+		}
+	}
+}
+
+// armOn has a worker's listening sockets accept again, if there is room.
+func (s *Server) armOn(w *worker) {
 	for _, b := range *s.bindings.Load() {
 		if l := b.listeners[w.id]; l != nil {
 			l.arm()
-		} else if b.spread {
-			elsewhere = true
 		}
-	}
-	if elsewhere && s.config.MaxConns > 0 {
-		// The one listening socket is another worker's, and may wait for this.
-		s.rt.workers[0].post(&note{do: func(*worker) {
-			for _, b := range *s.bindings.Load() {
-				if l := b.listeners[0]; l != nil {
-					l.arm()
-				}
-			}
-		}})
 	}
 }
 
@@ -264,10 +270,9 @@ func (s *Server) maybeDone() {
 	}
 }
 
-// place finds the worker for a connection that w accepted.
+// place finds the worker for a connection that w accepted, and admitted.
 func (b *binding) place(w *worker, fd int32) {
 	s := b.server
-	s.conns.Add(1)
 	to := w
 	switch {
 	case s.config.Balancer != nil:

@@ -284,31 +284,54 @@ func TestDatagram_Refused(t *testing.T) {
 	if losesErrors() {
 		t.Skip("Wine loses errors of datagram sockets, and then what arrives")
 	}
-	rt := newPacketRuntime(t, veloq.Config{Workers: 1})
-	require.NoError(t, inTask(t, rt, func(c *veloq.Context) error {
-		to, from, err := datagramPair(c)
-		if err != nil {
+	receives := map[string]func(c *veloq.Context, d *veloq.Datagram) error{
+		"Recv": func(_ *veloq.Context, d *veloq.Datagram) error {
+			_, err := d.Recv()
 			return err
-		}
-		addr := to.LocalAddr().String()
-		if err := errors.Join(to.Close(), c.Sleep(2*time.Millisecond)); err != nil {
-			return err
-		}
-		if err := from.Send([]byte("nobody")); err != nil {
-			return err
-		}
-		_, err = from.Recv()
-		assert.True(t, errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET), "%v", err)
-		to, err = c.ListenDatagram("udp", addr)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(from.Send([]byte("back")), expect(to, []byte("back"))); err != nil {
-			return err
-		}
-		return errors.Join(to.SendTo([]byte("here"), from.LocalAddr().(*net.UDPAddr).AddrPort()),
-			expect(from, []byte("here")))
-	}))
+		},
+		"TryRecvBatch": func(c *veloq.Context, d *veloq.Datagram) error {
+			for end := time.Now().Add(patience); time.Now().Before(end); {
+				if n, err := d.TryRecvBatch(make([]veloq.Packet, 1)); n > 0 || err != nil {
+					return err
+				}
+				if err := c.Sleep(time.Millisecond); err != nil {
+					return err
+				}
+			}
+			return errors.New("no error was told")
+		},
+	}
+	for name, receive := range receives {
+		t.Run(name, func(t *testing.T) {
+			rt := newPacketRuntime(t, veloq.Config{Workers: 1})
+			require.NoError(t, inTask(t, rt, func(c *veloq.Context) error { return refusedOnce(t, c, receive) }))
+		})
+	}
+}
+
+func refusedOnce(t *testing.T, c *veloq.Context, receive func(*veloq.Context, *veloq.Datagram) error) error {
+	to, from, err := datagramPair(c)
+	if err != nil {
+		return err
+	}
+	addr := to.LocalAddr().String()
+	if err := errors.Join(to.Close(), c.Sleep(2*time.Millisecond)); err != nil {
+		return err
+	}
+	if err := from.Send([]byte("nobody")); err != nil {
+		return err
+	}
+	err = receive(c, from)
+	assert.True(t, errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET), "%v", err)
+	to, err = c.ListenDatagram("udp", addr)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(from.Send([]byte("back")), expect(to, []byte("back"))); err != nil {
+		return err
+	}
+	return errors.Join(to.SendTo([]byte("here"), from.LocalAddr().(*net.UDPAddr).AddrPort()),
+		expect(from, []byte("here")))
 }
 
 // Goal: an error of a send is returned by Flush, or the next send, once.

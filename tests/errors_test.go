@@ -243,6 +243,29 @@ func TestErrors_DialGivenUp(t *testing.T) {
 	settled(t, rt, before)
 }
 
+// Goal: a dial whose task was cancelled after the dial began and before it waited does not wait.
+func TestErrors_DialCancelledBeforeItWaits(t *testing.T) {
+	noLeak(t)
+	rt := newRuntime(t, veloq.Config{Workers: 1})
+	before := holds(rt)
+	addr := fullListener(t)
+	require.NoError(t, inTask(t, rt, func(c *veloq.Context) error {
+		var h *veloq.LocalHandle[struct{}]
+		d := veloq.Dialer{Control: func(string, string, syscall.RawConn) error {
+			h.Cancel()
+			return nil
+		}}
+		h = veloq.SpawnLocal(c, func(c *veloq.Context) (struct{}, error) {
+			_, err := d.DialStream(c, "tcp", addr)
+			return struct{}{}, err
+		})
+		_, err := h.Join(c)
+		assert.ErrorIs(t, err, context.Canceled)
+		return nil
+	}))
+	settled(t, rt, before)
+}
+
 // Goal: a closed runtime refuses everything with ErrClosed.
 func TestErrors_ClosedRuntime(t *testing.T) {
 	noLeak(t)

@@ -44,6 +44,7 @@ func registerChildren() {
 	children["start-fails"] = childStartFails
 	children["http"] = childHTTP
 	children["races"] = childRaces
+	children["server-chaos"] = childServerChaos
 	children["panic-task"] = childPanicTask
 	children["panic-handler"] = childPanicHandler
 	registerDriverChildren()

@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"syscall"
@@ -58,4 +59,32 @@ func TestStream_TTLOfMappedConnection(t *testing.T) {
 	defer func() { _ = in.Close() }()
 	check(in.(syscall.Conn))
 	_ = out.Close()
+}
+
+// Goal: a dial that the system would answer by itself, its source port being the one that it dials, is
+// tried again with another.
+func TestStream_DialMeetsNotItself(t *testing.T) {
+	noLeak(t)
+	rt := newRuntime(t, veloq.Config{Workers: 1})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	to := l.Addr().(*net.TCPAddr)
+	require.NoError(t, l.Close())
+	tries := 0
+	d := veloq.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		if tries++; tries > 1 {
+			return nil
+		}
+		var bound error
+		err := c.Control(func(fd uintptr) {
+			bound = syscall.Bind(int(fd), &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: to.Port})
+		})
+		return errors.Join(err, bound)
+	}}
+	err = inTask(t, rt, func(c *veloq.Context) error {
+		_, err := d.DialStream(c, "tcp", to.String())
+		return err
+	})
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	require.Equal(t, 2, tries)
 }

@@ -218,20 +218,73 @@ func TestServer_MaxConnsOfSeveralAddresses(t *testing.T) {
 	noLeak(t)
 	for _, accept := range []veloq.AcceptMode{veloq.AcceptReusePort, veloq.AcceptSpread} {
 		rt := newRuntime(t, veloq.Config{Workers: 1})
-		srv := startEcho(t, rt, veloq.ListenConfig{MaxConns: 2, Accept: accept}, "task")
+		var served, most int // of the one worker's tasks
+		lc := veloq.ListenConfig{MaxConns: 2, Accept: accept}
+		srv := startTasks(t, rt, lc, func(c *veloq.Context, s *veloq.Stream) error {
+			served++
+			most = max(most, served)
+			defer func() { served-- }()
+			return echoTask(c, s)
+		})
 		second, err := srv.Add(t.Context(), "tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		a, b := dial(t, srv.Addr()), dial(t, second)
 		require.NoError(t, roundTrip(a, []byte("a")))
 		require.NoError(t, roundTrip(b, []byte("b")))
-		// Both addresses may hold one that was accepted before the bound was seen: none is served beyond.
+		// An address may hold one that was accepted before the bound was seen: none is served beyond.
 		c, d := dial(t, srv.Addr()), dial(t, second)
-		require.NoError(t, roundTrip(a, []byte("a")))
+		for range 3 {
+			require.NoError(t, roundTrip(a, []byte("a")))
+		}
+		require.Equal(t, 2, srv.Conns())
 		require.NoError(t, a.Close())
 		require.NoError(t, b.Close())
 		require.NoError(t, roundTrip(c, []byte("c")))
 		require.NoError(t, roundTrip(d, []byte("d")))
-		require.LessOrEqual(t, srv.Conns(), 2)
+		bounded(t, "Server.Close", srv.Close)
+		require.Equal(t, 2, most)
+	}
+}
+
+// Goal: it counts them together also where one address has a socket on each worker, and another one for
+// all, whose connections came to one worker; and all who wait are served in the end.
+func TestServer_MaxConnsOfMixedAddresses(t *testing.T) {
+	noLeak(t)
+	path := workerSocketPath(t)
+	rt := newRuntime(t, veloq.Config{Workers: 2})
+	srv := startEcho(t, rt, veloq.ListenConfig{MaxConns: 1}, "handler")
+	_, err := srv.Add(t.Context(), "unix", path)
+	require.NoError(t, err)
+	var load []*veloq.JoinHandle[struct{}]
+	for range 8 { // so that the first worker is the one with fewer
+		load = append(load, veloq.SpawnTo(rt, 1, func(c *veloq.Context) (struct{}, error) {
+			return struct{}{}, c.Sleep(time.Hour)
+		}))
+	}
+	eventually(t, "load", func() (bool, any) { n := holds(rt).tasks; return n == len(load), n })
+	var conns []net.Conn
+	open := func(network, address string) {
+		conn, err := net.Dial(network, address)
+		require.NoError(t, err)
+		require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+		conns = append(conns, conn)
+	}
+	for range 2 {
+		open("unix", path)
+		require.NoError(t, roundTrip(conns[len(conns)-1], []byte("u")))
+	}
+	for range 16 {
+		open("tcp", srv.Addr().String())
+		require.NoError(t, roundTrip(conns[0], []byte("0"))) // the first worker's; the other had time
+		require.Equal(t, 2, srv.Conns())
+	}
+	for i, conn := range conns {
+		require.NoError(t, roundTrip(conn, []byte("in turn")), "connection %d", i)
+		require.NoError(t, conn.Close())
+	}
+	for _, h := range load {
+		h.Cancel()
+		require.ErrorIs(t, join(t, h), context.Canceled)
 	}
 }
 
