@@ -45,7 +45,7 @@ type hopper struct {
 // some writes and reads a little.
 func (h *hopper) some(r *rand.Rand, c net.Conn) error {
 	for range 1 + r.IntN(4) {
-		if n, err := c.Write(h.out.next(chaosSize(r, 3000))); err != nil {
+		if n, err := c.Write(h.out.next(chaosSize(r, 3000, false))); err != nil {
 			return fmt.Errorf("write, %d: %w", n, err)
 		}
 		if r.IntN(2) == 0 {

@@ -123,12 +123,17 @@ type chaosEnd struct {
 	c       fullConn
 	out, in *chaosFlow
 	rude    bool // may close at any moment
+	storm   bool // writes little at a time, with as many others as there can be
 	closed  atomic.Bool
 }
 
-// chaosWrite makes one write of p by some way, and returns how much was accepted.
-func chaosWrite(r *rand.Rand, c fullConn, p []byte) (int, error) {
-	switch r.IntN(12) {
+// writeOnce makes one write of p by some way, and returns how much was accepted.
+func (e *chaosEnd) writeOnce(r *rand.Rand, p []byte) (int, error) {
+	c, way := e.c, r.IntN(12)
+	if e.storm {
+		way = 11
+	}
+	switch way {
 	case 0:
 		cut := r.IntN(len(p) + 1)
 		v := net.Buffers{p[:cut], p[cut:]}
@@ -211,9 +216,13 @@ func chaosReadFrom(r *rand.Rand, c fullConn, p []byte) (int, error) {
 }
 
 // chaosSize is a size of up to limit, mostly small.
-func chaosSize(r *rand.Rand, limit int64) int {
+func chaosSize(r *rand.Rand, limit int64, storm bool) int {
 	size := 1 + r.IntN(300)
-	switch r.IntN(20) {
+	kind := 19
+	if !storm {
+		kind = r.IntN(20)
+	}
+	switch kind {
 	case 0:
 		size = 1 + r.IntN(1_000_000)
 	case 1, 2, 3:
@@ -248,21 +257,21 @@ func (e *chaosEnd) write(r *rand.Rand, at *pattern) error {
 		if left <= 0 {
 			return nil
 		}
-		size := chaosSize(r, left)
+		size := chaosSize(r, left, e.storm)
 		var n int
 		var err error
 		if f.frames {
 			size += chaosHeader
 			i, p := f.begin(size)
-			n, err = chaosWrite(r, e.c, p)
+			n, err = e.writeOnce(r, p)
 			f.end(i, n)
 		} else {
 			begun := *at
 			p := at.next(size)
-			if r.IntN(25) == 0 {
+			if !e.storm && r.IntN(25) == 0 {
 				n, err = chaosReadFrom(r, e.c, p)
 			} else {
-				n, err = chaosWrite(r, e.c, p)
+				n, err = e.writeOnce(r, p)
 			}
 			*at = begun
 			at.next(n)
@@ -415,6 +424,7 @@ func chaosConnect(dialer, listener netPackage, network, address string) (a, b fu
 // A chaosRun is one seed's.
 type chaosRun struct {
 	packages [3]netPackage // package net, the runtime's, veloq's own
+	storm    bool          // many that write little at a time, for large batches
 	network  string
 	address  string
 }
@@ -467,11 +477,14 @@ func (cr *chaosRun) pair(seed uint64, number int) error {
 	for i := range flows {
 		flows[i] = &chaosFlow{tag: uint32(2*number+i) | 0xc4a00000, frames: r.IntN(2) == 0}
 		flows[i].left.Store(r.Int64N([...]int64{2000, 100_000, 3_000_000}[r.IntN(3)]))
+		if cr.storm {
+			flows[i].left.Store(50_000)
+		}
 	}
-	proper := r.IntN(2) == 0
+	proper := cr.storm || r.IntN(2) == 0
 	ends := [2]*chaosEnd{
-		{c: a, out: flows[0], in: flows[1], rude: !proper && r.IntN(2) == 0},
-		{c: b, out: flows[1], in: flows[0], rude: !proper},
+		{c: a, out: flows[0], in: flows[1], storm: cr.storm, rude: !proper && r.IntN(2) == 0},
+		{c: b, out: flows[1], in: flows[0], storm: cr.storm, rude: !proper},
 	}
 	if r.IntN(3) == 0 {
 		for _, e := range ends {
@@ -593,7 +606,11 @@ func chaosOnce(t *testing.T, network string, mode veloq.StageMode, seed uint64) 
 			cr.packages[1] = netPackage{name: "runtime", listen: rt.Listen, dial: rt.Dial}
 		}
 		cr.address = anyAddress(t, network)
-		const pairs = 12
+		cr.storm = seed%3 == 0
+		pairs := 12
+		if cr.storm {
+			pairs = 32
+		}
 		results := make(chan error, pairs)
 		for i := range pairs {
 			go func() {
