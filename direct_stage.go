@@ -4,6 +4,7 @@ package veloq
 
 import (
 	"errors"
+	"math"
 	"net"
 	"os"
 	"syscall"
@@ -180,7 +181,7 @@ func (d *directIO) close() error {
 	_ = d.under.SetDeadline(longAgo)
 	c.setUntil(longAgo)
 	go func() {
-		if !d.reset.Load() && d.clearLate() != nil {
+		if !d.reset.Load() && d.clearLate(func() error { return nil }) != nil {
 			d.loseAll()
 		}
 		c.awaitDone(0)
@@ -221,31 +222,49 @@ func (d *directIO) closeWrite(shut func() error) error {
 		c.setUntil(longAgo)
 	}
 	d.deadlines.Unlock()
-	go func() {
-		// If the bytes are lost the peer gets no FIN, but the reset of a close, whose bytes they are now.
-		if d.clearLate() == nil {
-			_ = shut()
-		}
-	}()
+	// If the bytes are lost the peer gets no FIN, but the reset of a close, whose bytes they are now.
+	go func() { _ = d.clearLate(shut) }()
 	return nil
 }
 
-// clearLate is clear for the last bytes of a connection, or direction, that has ended. Their deadline is
-// their own, and nobody waits for them: the lock of out is free.
-func (d *directIO) clearLate() error {
+// clearLate is clear for the last bytes of a connection, or direction, that has ended, and then does what
+// follows. Their deadline is their own, and nobody waits for them: the lock of out is free.
+func (d *directIO) clearLate(then func() error) error {
 	d.outPassed()
 	d.ending.Lock()
 	defer d.ending.Unlock()
 	until := time.Now().Add(d.stage.st.lateClose)
 	d.stage.setUntil(until)
 	_ = d.under.SetWriteDeadline(until)
-	return d.clear()
+	if err := d.clear(); err != nil {
+		return err
+	}
+	return then()
+}
+
+// endPassed waits for whoever sends the last bytes of a direction that has ended.
+func (d *directIO) endPassed() {
+	d.ending.Lock()
+	defer d.ending.Unlock()
 }
 
 // outPassed waits for whoever had the lock of out before the end, which whoever gets it later sees.
 func (d *directIO) outPassed() {
 	d.out.Lock()
 	defer d.out.Unlock()
+}
+
+// untilOf is t in Unix nanoseconds, 0 for none, brought into their range.
+func untilOf(t time.Time) int64 {
+	switch sec := t.Unix(); {
+	case t.IsZero():
+		return 0
+	case sec < 1:
+		return 1
+	case sec >= math.MaxInt64/int64(time.Second):
+		return math.MaxInt64
+	}
+	return t.UnixNano()
 }
 
 func (d *directIO) setDeadline(t time.Time) error {

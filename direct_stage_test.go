@@ -221,3 +221,52 @@ func TestDirect_FileAfterTheEnd(t *testing.T) {
 	require.NoError(t, a.Close())
 	require.ErrorIs(t, second(a.File()), net.ErrClosed)
 }
+
+// Goal: a connection that has lost bytes does not go on at a worker, and one whose sending direction has
+// ended does.
+func TestDirect_AttachAfterTheEnd(t *testing.T) {
+	skipWithoutStaging(t)
+	attach := func(t *testing.T, a *TCPConn) error {
+		rt := a.d.stage.st.rt
+		_, err := Spawn(rt, func(c *Context) (struct{}, error) {
+			s, err := Attach(c, a)
+			if err != nil {
+				return struct{}{}, err
+			}
+			return struct{}{}, s.Close()
+		}).Wait(t.Context())
+		return err
+	}
+	t.Run("lost", func(t *testing.T) {
+		a, _, release := stagingPair(t)
+		release()
+		st := a.d.stage.st
+		require.NoError(t, second(a.Write([]byte("x"))))
+		a.d.stage.awaitDone(0)
+		st.mu.Lock()
+		a.d.stage.failed = -int32(syscall.ENOBUFS)
+		st.mu.Unlock()
+		require.ErrorIs(t, attach(t, a), syscall.ENOBUFS)
+	})
+	t.Run("CloseWrite", func(t *testing.T) {
+		a, b, release := stagingPair(t)
+		release()
+		sent := fill(t, a, b)
+		require.NoError(t, a.CloseWrite())
+		got := make(chan error, 1)
+		go func() {
+			p, err := io.ReadAll(b)
+			if err == nil && len(p) != sent {
+				err = errors.New("not all that was written")
+			}
+			got <- err
+		}()
+		err := attach(t, a)
+		for errors.Is(err, syscall.EPIPE) { // the last bytes are on their way
+			runtime.Gosched()
+			err = attach(t, a)
+		}
+		require.NoError(t, err)
+		require.NoError(t, within(t, "the end", got))
+	})
+}

@@ -6,7 +6,6 @@ package veloq
 
 import (
 	"fmt"
-	"math"
 	"os"
 	"runtime"
 	"slices"
@@ -424,19 +423,6 @@ func (c *stagedSend) bypass(reasons int) {
 	c.st.mu.Lock()
 	defer c.st.mu.Unlock()
 	c.bypassed += reasons
-}
-
-// untilOf is t in Unix nanoseconds, 0 for none, brought into their range.
-func untilOf(t time.Time) int64 {
-	switch sec := t.Unix(); {
-	case t.IsZero():
-		return 0
-	case sec < 1:
-		return 1
-	case sec >= math.MaxInt64/int64(time.Second):
-		return math.MaxInt64
-	}
-	return t.UnixNano()
 }
 
 // setUntil is for the write deadline. Needs no other lock.
