@@ -219,10 +219,16 @@ func connBelow(conn net.Conn) (below syscall.Conn, network string, d *directIO) 
 // bypassBy is bypass for a task.
 func (d *directIO) bypassBy(c *Context) error {
 	d.stage.bypass(1)
-	if d.stage.idle() {
+	if d.stage.idle() && !d.stage.lost() && !d.stage.ends() {
 		return nil
 	}
-	_, err := offload(c, func(context.Context) (struct{}, error) { return struct{}{}, d.flush() })
+	_, err := offload(c, func(context.Context) (struct{}, error) {
+		err := d.flush()
+		if err == nil {
+			d.endPassed() // a FIN that is due goes by this descriptor
+		}
+		return struct{}{}, err
+	})
 	if err != nil {
 		d.stage.bypass(-1)
 	}

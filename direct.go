@@ -46,6 +46,9 @@ type directIO struct {
 	stage   *stagedSend // nil if writes are never staged; does not change
 	closing atomic.Bool // closed, but for what is staged
 	ending  sync.Mutex  // who has it sends the last of what is staged, and has out
+	// deadlines is held while one is set for the user: none is after close or closeWrite.
+	deadlines sync.Mutex
+	reset     atomic.Bool // close throws away what was not sent
 }
 
 func (d *directIO) init(under net.Conn, raw syscall.RawConn, network string) {
@@ -134,7 +137,7 @@ func (d *directIO) sendNow(p []byte) (int, error) {
 	n, err := w.n, w.err
 	w.p, w.n, w.err = nil, 0, nil
 	if failed != nil {
-		return n, d.cause(failed)
+		return n, d.whyNot(d.cause(failed))
 	}
 	if err != nil {
 		return n, wrapErrno("write", err)
@@ -209,7 +212,7 @@ type rawConn struct{ d *directIO }
 func (c rawConn) Control(f func(fd uintptr)) error { return c.d.raw.Control(f) }
 
 // Read implements syscall.RawConn.
-func (c rawConn) Read(f func(fd uintptr) bool) error { return c.d.raw.Read(f) }
+func (c rawConn) Read(f func(fd uintptr) bool) error { return c.d.whyOver(c.d.raw.Read(f)) }
 
 // Write implements syscall.RawConn.
 func (c rawConn) Write(f func(fd uintptr) bool) error {

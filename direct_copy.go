@@ -65,6 +65,9 @@ func (c *TCPConn) ReadFrom(r io.Reader) (int64, error) {
 		return sent, c.d.opError("readfrom", err)
 	}
 	n, err := c.tcp.ReadFrom(below)
+	if unread != nil {
+		err = unread.whyOver(err)
+	}
 	return sent + n, err
 }
 
@@ -123,7 +126,7 @@ func (c *TCPConn) WriteTo(w io.Writer) (int64, error) {
 		return sent, c.d.opError("writeto", err)
 	}
 	n, err := c.tcp.WriteTo(below)
-	return sent + n, err
+	return sent + n, c.d.whyOver(err)
 }
 
 // WriteBuffers sends the buffers of v as if they were one, by writev(2), and takes from v what it sent.

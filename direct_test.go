@@ -317,14 +317,15 @@ func TestDirect_StagedBytesOfASlowPeer(t *testing.T) {
 }
 
 // fill writes until a peer that does not read has had room for no more several times, staged bytes
-// included.
-func fill(t *testing.T, c, peer *TCPConn) {
+// included, and returns how much that was.
+func fill(t *testing.T, c, peer *TCPConn) (sent int) {
 	t.Helper()
 	require.NoError(t, c.SetWriteBuffer(8<<10))
 	require.NoError(t, peer.SetReadBuffer(8<<10))
 	for full := 0; full < 4 || c.d.stage.idle(); {
 		require.NoError(t, c.SetWriteDeadline(time.Now().Add(20*time.Millisecond)))
-		_, err := c.Write(make([]byte, 1000))
+		n, err := c.Write(make([]byte, 1000))
+		sent += n
 		switch {
 		case err == nil:
 			full = 0
@@ -334,6 +335,7 @@ func fill(t *testing.T, c, peer *TCPConn) {
 			require.NoError(t, err)
 		}
 	}
+	return sent
 }
 
 // Goal: when the last staged bytes find no room for too long they are given up, which the peer gets to

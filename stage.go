@@ -319,11 +319,14 @@ func (c *stagedSend) settle() error {
 	return nil
 }
 
-// awaitDone waits until no batch has bytes of c, for d at most, and reports whether none has. Needs no
-// other lock.
+// awaitDone waits until no batch has bytes of c, for d at most or, if that is 0, as long as it takes, and
+// reports whether none has. Needs no other lock.
 func (c *stagedSend) awaitDone(d time.Duration) bool {
 	st := c.st
-	until := time.Now().Add(d).UnixNano()
+	until := int64(0)
+	if d > 0 {
+		until = time.Now().Add(d).UnixNano()
+	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for c.seq > st.done {
@@ -382,6 +385,20 @@ func (c *stagedSend) sentRest(n int) {
 	}
 }
 
+// settled reports whether no batch has bytes of c. Needs no other lock.
+func (c *stagedSend) settled() bool {
+	c.st.mu.Lock()
+	defer c.st.mu.Unlock()
+	return c.seq <= c.st.done
+}
+
+// lost reports whether something that was taken could not be sent. Needs no other lock.
+func (c *stagedSend) lost() bool {
+	c.st.mu.Lock()
+	defer c.st.mu.Unlock()
+	return c.failed != 0
+}
+
 // idle reports whether all that was taken is with the kernel. Needs no other lock.
 func (c *stagedSend) idle() bool {
 	c.st.mu.Lock()
@@ -410,11 +427,7 @@ func (c *stagedSend) bypass(reasons int) {
 
 // setUntil is for the write deadline. Needs no other lock.
 func (c *stagedSend) setUntil(t time.Time) {
-	until := int64(0)
-	if !t.IsZero() {
-		until = t.UnixNano()
-	}
-	c.until.Store(until)
+	c.until.Store(untilOf(t))
 	if c.waiting.Load() > 0 {
 		c.st.mu.Lock()
 		c.st.tell()
@@ -447,11 +460,15 @@ func (st *stager) send() {
 	st.mu.Unlock()
 }
 
-// putBehind moves the entries whose connections have something left over behind that.
+// putBehind moves the entries whose connections have something left over behind that, and drops those
+// whose connections have lost something: the peer must not get what came after.
 func (st *stager) putBehind(b *stageBatch) {
 	for i := range b.entries {
 		e := &b.entries[i]
-		if e.c.rest != nil {
+		switch {
+		case e.c.failed != 0:
+			e.c = nil
+		case e.c.rest != nil:
 			e.c.rest = append(e.c.rest, b.mem[e.off:e.off+e.len]...)
 			e.c = nil
 		}

@@ -58,7 +58,7 @@ func (c *TCPConn) NetConn() *net.TCPConn {
 	if !c.ok() {
 		return nil
 	}
-	_ = c.d.bypass() // the error comes back from the socket
+	c.d.yieldSocket()
 	noteOver(c.d.note)
 	return c.tcp
 }
@@ -166,7 +166,7 @@ func (c *TCPConn) File() (*os.File, error) {
 	if !c.ok() {
 		return nil, syscall.EINVAL
 	}
-	if err := c.d.bypass(); err != nil {
+	if err := c.d.shareSocket(); err != nil {
 		return nil, c.d.opError("file", err)
 	}
 	return c.tcp.File()
@@ -187,6 +187,7 @@ func (c *TCPConn) SetLinger(sec int) error {
 	if !c.ok() {
 		return syscall.EINVAL
 	}
+	c.d.reset.Store(sec == 0)
 	return c.tcp.SetLinger(sec)
 }
 

@@ -50,7 +50,7 @@ func (c *UnixConn) NetConn() *net.UnixConn {
 	if !c.ok() {
 		return nil
 	}
-	_ = c.d.bypass() // the error comes back from the socket
+	c.d.yieldSocket()
 	noteOver(c.d.note)
 	return c.unix
 }
@@ -158,7 +158,7 @@ func (c *UnixConn) File() (*os.File, error) {
 	if !c.ok() {
 		return nil, syscall.EINVAL
 	}
-	if err := c.d.bypass(); err != nil {
+	if err := c.d.shareSocket(); err != nil {
 		return nil, c.d.opError("file", err)
 	}
 	return c.unix.File()
@@ -191,7 +191,8 @@ func (c *UnixConn) ReadFromUnix(p []byte) (int, *net.UnixAddr, error) {
 	if n := c.d.copyUnread(p); n > 0 {
 		return n, nil, nil
 	}
-	return c.unix.ReadFromUnix(p)
+	n, from, err := c.unix.ReadFromUnix(p)
+	return n, from, c.d.whyOver(err)
 }
 
 // ReadMsgUnix receives as ReadFromUnix does, and into oob what came beside the bytes, such as
@@ -203,7 +204,8 @@ func (c *UnixConn) ReadMsgUnix(p, oob []byte) (n, oobn, flags int, from *net.Uni
 	if n := c.d.copyUnread(p); n > 0 {
 		return n, 0, 0, nil, nil
 	}
-	return c.unix.ReadMsgUnix(p, oob)
+	n, oobn, flags, from, err = c.unix.ReadMsgUnix(p, oob)
+	return n, oobn, flags, from, c.d.whyOver(err)
 }
 
 // WriteTo implements net.PacketConn. Any goroutine. Blocks.

@@ -35,6 +35,12 @@ func setBuffers(fd uintptr, bytes int) error {
 		syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, bytes))
 }
 
+// rawWrite is write(2), once.
+func rawWrite(fd uintptr, p []byte) (int, error) {
+	n, err := syscall.Write(int(fd), p)
+	return max(n, 0), err
+}
+
 // dialsIPv4Wildcard: package net dials only 127.0.0.1 for "[::]".
 const dialsIPv4Wildcard = false
 

@@ -86,3 +86,6 @@ func rssBytes() int { return 0 }
 
 // dropChecksums has no counterpart here.
 func dropChecksums(uintptr) error { return errors.ErrUnsupported }
+
+// rawWrite: no test gets here.
+func rawWrite(uintptr, []byte) (int, error) { return 0, errors.ErrUnsupported }
