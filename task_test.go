@@ -1,8 +1,10 @@
 package veloq
 
 import (
+	"context"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -60,4 +62,33 @@ func TestWorker_RefusesAllThatCameLate(t *testing.T) {
 		require.True(t, ended)
 		require.ErrorIs(t, err, ErrClosed)
 	}
+}
+
+// Goal: a Cancel that meets the task's beginning reaches the part of it that runs.
+func TestCancel_TaskBeginsMeanwhile(t *testing.T) {
+	rt := newTestRuntime(t, Config{Workers: 1})
+	parks := make(chan struct{})
+	h := SpawnTo(rt, 0, func(c *Context) (int, error) {
+		return 0, Timeout(c, time.Hour, func(*Context) error {
+			return Scope(c, func(s *TaskScope) error {
+				SpawnLocal(s, func(c *Context) (int, error) { close(parks); return 0, c.Sleep(time.Hour) })
+				return s.Wait()
+			})
+		})
+	})
+	<-parks
+	cancelUnowned(&h.task)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	_, err := h.Wait(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+// Goal: who asks for Done between a Context's end and the news of it gets a channel that is closed, once.
+func TestContext_DoneWhileItEnds(t *testing.T) {
+	var c Context
+	require.True(t, c.err.CompareAndSwap(nil, &errEnded))
+	<-c.Done()
+	c.closeDone()
+	<-c.Done()
 }
