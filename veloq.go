@@ -437,7 +437,8 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 			break
 		}
 	}
-	for late == nil && !rt.idle() {
+	// Once somebody closes the runtime, what is left is ended, and may never be counted as over.
+	for late == nil && !rt.closing.Load() && !rt.idle() {
 		late = ctx.Err()
 		if late == nil {
 			// Tasks end at their own time, and tell nobody: look again soon.

@@ -430,6 +430,24 @@ func TestTask_Shutdown(t *testing.T) {
 	}
 }
 
+// Goal: a Shutdown that waits for tasks ends when somebody else closes the runtime, which unwinds them.
+func TestTask_ShutdownWhileClosed(t *testing.T) {
+	noLeak(t)
+	rt := twoWorkers(t)
+	running := make(chan struct{})
+	require.NoError(t, veloq.Go(rt, func(c *veloq.Context) {
+		close(running)
+		for {
+			_ = c.Sleep(patience) // takes no notice of the end
+		}
+	}))
+	await(t, "task", running)
+	over := make(chan error, 1)
+	go func() { over <- rt.Shutdown(context.Background()) }()
+	bounded(t, "Close", func() { require.NoError(t, rt.Close()) })
+	require.NoError(t, await(t, "Shutdown", over))
+}
+
 // Goal: Serve ends with its context, and its connections' tasks are cancelled.
 func TestTask_ServeEndsWithContext(t *testing.T) {
 	noLeak(t)
