@@ -472,6 +472,7 @@ func (w *worker) tearDown() {
 	}
 	w.driver.Destroy()
 	w.freeMemory()
+	w.currentG.Set(0) // another goroutine may get this one's descriptor
 	w.rt.done.Done()
 }
 
