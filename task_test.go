@@ -92,3 +92,28 @@ func TestContext_DoneWhileItEnds(t *testing.T) {
 	c.closeDone()
 	<-c.Done()
 }
+
+// Goal: a call that the blocking pool refuses leaves nothing with the context.Context that it was to end with.
+func TestBlocking_RefusedIsForgotten(t *testing.T) {
+	rt := newTestRuntime(t, Config{Workers: 1, BlockingMax: 1, BlockingQueue: -1})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	call := func() *JoinHandle[int] {
+		return SpawnBlocking(WithContext(ctx, rt), func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, nil })
+	}
+	first, second := call(), call()
+	_, err, ended := second.TryResult()
+	require.True(t, ended)
+	require.ErrorIs(t, err, ErrFull)
+	require.Error(t, second.blocking.ctx.Err())
+	require.NoError(t, first.blocking.ctx.Err())
+}
+
+// Goal: a worker that has ended takes nobody for itself who got its goroutine's descriptor.
+func TestWorker_EndedIsNobody(t *testing.T) {
+	rt := newTestRuntime(t, Config{Workers: 2})
+	require.NoError(t, rt.Close())
+	for _, w := range rt.workers {
+		require.Zero(t, w.currentG.Load())
+	}
+}
