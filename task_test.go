@@ -117,3 +117,30 @@ func TestWorker_EndedIsNobody(t *testing.T) {
 		require.Zero(t, w.currentG.Load())
 	}
 }
+
+// Goal: a task that another worker sent to one that ended at that moment is refused while the other goes
+// on: its scope, which waits for that, ends and is not unwound.
+func TestWorker_RefusesWhileOthersGoOn(t *testing.T) {
+	rt := newTestRuntime(t, Config{Workers: 2})
+	ended := rt.workers[1]
+	require.True(t, ended.post(&note{do: (*worker).stop}))
+	h := SpawnTo(rt, 0, func(c *Context) (int, error) {
+		for !ended.ended.Load() {
+			if err := c.Yield(); err != nil {
+				return 0, err
+			}
+		}
+		return 0, Scope(c, func(s *TaskScope) error {
+			child := &JoinHandle[int]{}
+			child.init(child, 0)
+			child.task.scope, child.ctx.w = s, ended
+			s.link(&child.task)
+			require.True(t, rt.mesh.edge(0, 1).push(message{kind: messageStart, t: &child.task}))
+			return s.Wait()
+		})
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	_, err := h.Wait(ctx)
+	require.ErrorIs(t, err, ErrClosed)
+}
