@@ -135,7 +135,14 @@ func (h *JoinHandle[T]) Join(c *Context) (T, error) {
 // if ctx is its Context or derived from it, and gets ErrNotTask otherwise. Any goroutine. Blocks.
 func (h *JoinHandle[T]) Wait(ctx context.Context) (T, error) {
 	if !h.done.finished() {
-		if err := waitFor(ctx, h); err != nil {
+		w, t, err := caller(ctx)
+		if err == nil && t == &h.task {
+			err = ErrJoinSelf
+		}
+		if err == nil {
+			err = waitAs(ctx, w, t, h)
+		}
+		if err != nil {
 			var zero T
 			return zero, err
 		}

@@ -141,6 +141,10 @@ func TestTask_JoinGivenUp(t *testing.T) {
 	self = veloq.Spawn(rt, func(c *veloq.Context) (int, error) { <-started; return self.Join(c) })
 	close(started)
 	require.ErrorIs(t, join(t, self), veloq.ErrJoinSelf)
+	started = make(chan struct{})
+	self = veloq.Spawn(rt, func(c *veloq.Context) (int, error) { <-started; return self.Wait(c) })
+	close(started)
+	require.ErrorIs(t, join(t, self), veloq.ErrJoinSelf)
 	settled(t, rt, held{})
 }
 
