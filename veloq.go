@@ -387,13 +387,19 @@ func (rt *Runtime) Close() error {
 	}
 	for _, w := range rt.workers {
 		if w.here() && !w.ended.Load() {
+			go rt.awaitEnd() // perhaps nobody else closes it
 			return ErrNotTask
 		}
 	}
+	rt.awaitEnd()
+	return nil
+}
+
+// awaitEnd waits until the workers have ended, and ends the rest.
+func (rt *Runtime) awaitEnd() {
 	rt.done.Wait()
 	rt.pool.wait(stopGrace)
 	rt.finish()
-	return nil
 }
 
 // finish frees what the workers shared, once.

@@ -398,6 +398,23 @@ func TestTask_CloseFromTask(t *testing.T) {
 	bounded(t, "Close", func() { require.NoError(t, rt.Close()) })
 }
 
+// Goal: where only a task closes the runtime, that ends as a whole, and those who wait for its end hear of it.
+func TestTask_CloseFromTaskIsEnough(t *testing.T) {
+	needDriver(t)
+	noLeak(t)
+	rt, err := veloq.New(veloq.Config{Workers: 2, WatchdogAfter: time.Second})
+	require.NoError(t, err)
+	m := newMesh[int](t, rt, veloq.MeshConfig{})
+	h := veloq.SpawnTo(rt, 0, func(c *veloq.Context) (int, error) {
+		if err := m.Send(c, 1, 1); err != nil { // which nobody receives
+			return 0, err
+		}
+		return 0, c.Runtime().Close()
+	})
+	require.ErrorIs(t, join(t, h), veloq.ErrNotTask)
+	require.ErrorIs(t, m.Drain(soon(t)), veloq.ErrClosed)
+}
+
 // Goal: Shutdown waits for connections and tasks to end by themselves, for as long as it may.
 func TestTask_Shutdown(t *testing.T) {
 	noLeak(t)
