@@ -83,7 +83,11 @@ func (rt *Runtime) lend(job *blockingJob) error {
 	}
 	job.rt = rt
 	job.ctx, job.stop = context.WithCancelCause(job.parent)
-	return rt.pool.take(job)
+	err := rt.pool.take(job)
+	if err != nil {
+		job.stop(err) // or the parent would keep it
+	}
+	return err
 }
 
 // BlockingStats returns the blocking pool's counters. Any goroutine.

@@ -75,14 +75,20 @@ func (c *Context) Deadline() (deadline time.Time, ok bool) {
 func (c *Context) Done() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.done == nil {
+	if c.done == nil && c.err.Load() != nil {
+		c.done = closedDone // closeDone has been, or comes and finds it so
+	} else if c.done == nil {
 		c.done = make(chan struct{})
-		if c.err.Load() != nil {
-			close(c.done)
-		}
 	}
 	return c.done
 }
+
+// closedDone is Done of those that had ended before anybody asked.
+var closedDone = func() chan struct{} {
+	ch := make(chan struct{})
+	close(ch)
+	return ch
+}()
 
 // Err returns nil until Done is closed, then context.Canceled, ErrClosed (the runtime closed), a
 // *TimeoutError or the error of the context.Context that the task was started with. Any goroutine.
@@ -113,7 +119,14 @@ func (c *Context) Runtime() *Runtime { return c.w.rt }
 // cancel ends the context, and those of all that is within it: inner parts of the task, and the
 // children of its scopes. It wakes the task, which sees err where it waits. Worker only.
 func (c *Context) cancel(err error) {
-	if !c.end(err) || c.t == nil {
+	if c.end(err) {
+		c.spread(err)
+	}
+}
+
+// spread is what follows the end of c: that of the parts within, and a look by the task.
+func (c *Context) spread(err error) {
+	if c.t == nil {
 		return
 	}
 	if part := c.t.part; part != nil {
@@ -157,7 +170,7 @@ var errEnded = context.Canceled
 func (c *Context) closeDone() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.done != nil {
+	if c.done != nil && c.done != closedDone {
 		close(c.done)
 	}
 }

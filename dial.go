@@ -115,7 +115,7 @@ func (d *Dialer) DialStream(c *Context, network, address string) (*Stream, error
 		if first == nil {
 			first = err
 		}
-		if c.Err() != nil || (!until.IsZero() && !time.Now().Before(until)) {
+		if t.err() != nil || (!until.IsZero() && !time.Now().Before(until)) {
 			break
 		}
 	}

@@ -135,7 +135,14 @@ func (h *JoinHandle[T]) Join(c *Context) (T, error) {
 // if ctx is its Context or derived from it, and gets ErrNotTask otherwise. Any goroutine. Blocks.
 func (h *JoinHandle[T]) Wait(ctx context.Context) (T, error) {
 	if !h.done.finished() {
-		if err := waitFor(ctx, h); err != nil {
+		w, t, err := caller(ctx)
+		if err == nil && t == &h.task {
+			err = ErrJoinSelf
+		}
+		if err == nil {
+			err = waitAs(ctx, w, t, h)
+		}
+		if err != nil {
 			var zero T
 			return zero, err
 		}
@@ -182,17 +189,22 @@ func cancelTask(t *task) {
 	w := t.owner.Load()
 	switch {
 	case w == nil:
-		// It has not begun. Should it do so right now, it has an owner after this, and may have parked.
-		t.dropped.Store(true)
-		t.ctx.cancelUnbegun(context.Canceled)
-		if w := t.owner.Load(); w != nil {
-			w.post(&note{wake: t})
-		}
+		cancelUnowned(t)
 	case gid.Supported && w.here():
 		t.dropped.Store(true)
 		t.ctx.cancel(context.Canceled)
 	default:
 		w.post(&note{cancel: t})
+	}
+}
+
+// cancelUnowned is cancelTask of a task that has not begun. Should it do so right now, it has an owner
+// after this, and may have parked, in a part with a Context of its own.
+func cancelUnowned(t *task) {
+	t.dropped.Store(true)
+	t.ctx.cancelUnbegun(context.Canceled)
+	if w := t.owner.Load(); w != nil {
+		w.post(&note{do: func(*worker) { t.ctx.spread(context.Canceled) }})
 	}
 }
 

@@ -192,6 +192,7 @@ type unwound struct{}
 func (co *coroutine) serve() {
 	stopped := false
 	defer func() {
+		co.w.currentG.Set(co.w.g) // another goroutine may get this one's descriptor at once
 		if !stopped {
 			panic(unwound{})
 		}

@@ -273,7 +273,7 @@ func (p *meshPort[T]) wait(c *Context, l *meshLink[T], vs []T) (n int, err error
 			err = ErrMeshClosed
 			break
 		}
-		if err = c.Err(); err != nil {
+		if err = t.err(); err != nil {
 			break
 		}
 		if l.senders.first() == t {
@@ -397,7 +397,7 @@ func (p *meshPort[T]) await(c *Context, vs []T) (int, error) {
 		}
 	}()
 	for {
-		if err := c.Err(); err != nil {
+		if err := t.err(); err != nil {
 			return 0, err
 		}
 		if p.onMessage != nil {

@@ -387,13 +387,19 @@ func (rt *Runtime) Close() error {
 	}
 	for _, w := range rt.workers {
 		if w.here() && !w.ended.Load() {
+			go rt.awaitEnd() // perhaps nobody else closes it
 			return ErrNotTask
 		}
 	}
+	rt.awaitEnd()
+	return nil
+}
+
+// awaitEnd waits until the workers have ended, and ends the rest.
+func (rt *Runtime) awaitEnd() {
 	rt.done.Wait()
 	rt.pool.wait(stopGrace)
 	rt.finish()
-	return nil
 }
 
 // finish frees what the workers shared, once.
@@ -437,7 +443,8 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 			break
 		}
 	}
-	for late == nil && !rt.idle() {
+	// Once somebody closes the runtime, what is left is ended, and may never be counted as over.
+	for late == nil && !rt.closing.Load() && !rt.idle() {
 		late = ctx.Err()
 		if late == nil {
 			// Tasks end at their own time, and tell nobody: look again soon.

@@ -459,8 +459,7 @@ func (w *worker) endStopped(t *task) {
 // and C hold.
 func (w *worker) tearDown() {
 	w.ended.Store(true)
-	w.rt.looping.Done()
-	w.rt.looping.Wait()
+	w.awaitOthers()
 	for w.posters.Load() != 0 {
 		runtime.Gosched()
 	}
@@ -472,7 +471,30 @@ func (w *worker) tearDown() {
 	}
 	w.driver.Destroy()
 	w.freeMemory()
+	w.currentG.Set(0) // another goroutine may get this one's descriptor
 	w.rt.done.Done()
+}
+
+// awaitOthers waits until no worker is in its loop any more. What they sent before they saw the end is
+// refused meanwhile: a scope of theirs may wait for it.
+func (w *worker) awaitOthers() {
+	w.rt.looping.Done()
+	over := make(chan struct{})
+	go func() {
+		w.rt.looping.Wait()
+		close(over)
+	}()
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for {
+		select {
+		case <-over:
+			return
+		case <-look.C:
+			w.refuseLate()
+			w.knockAll()
+		}
+	}
 }
 
 // refuseLate ends what was sent or posted too late.

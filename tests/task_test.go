@@ -141,6 +141,10 @@ func TestTask_JoinGivenUp(t *testing.T) {
 	self = veloq.Spawn(rt, func(c *veloq.Context) (int, error) { <-started; return self.Join(c) })
 	close(started)
 	require.ErrorIs(t, join(t, self), veloq.ErrJoinSelf)
+	started = make(chan struct{})
+	self = veloq.Spawn(rt, func(c *veloq.Context) (int, error) { <-started; return self.Wait(c) })
+	close(started)
+	require.ErrorIs(t, join(t, self), veloq.ErrJoinSelf)
 	settled(t, rt, held{})
 }
 
@@ -394,6 +398,23 @@ func TestTask_CloseFromTask(t *testing.T) {
 	bounded(t, "Close", func() { require.NoError(t, rt.Close()) })
 }
 
+// Goal: where only a task closes the runtime, that ends as a whole, and those who wait for its end hear of it.
+func TestTask_CloseFromTaskIsEnough(t *testing.T) {
+	needDriver(t)
+	noLeak(t)
+	rt, err := veloq.New(veloq.Config{Workers: 2, WatchdogAfter: time.Second})
+	require.NoError(t, err)
+	m := newMesh[int](t, rt, veloq.MeshConfig{})
+	h := veloq.SpawnTo(rt, 0, func(c *veloq.Context) (int, error) {
+		if err := m.Send(c, 1, 1); err != nil { // which nobody receives
+			return 0, err
+		}
+		return 0, c.Runtime().Close()
+	})
+	require.ErrorIs(t, join(t, h), veloq.ErrNotTask)
+	require.ErrorIs(t, m.Drain(soon(t)), veloq.ErrClosed)
+}
+
 // Goal: Shutdown waits for connections and tasks to end by themselves, for as long as it may.
 func TestTask_Shutdown(t *testing.T) {
 	noLeak(t)
@@ -428,6 +449,24 @@ func TestTask_Shutdown(t *testing.T) {
 			require.Error(t, err) // closed with the runtime
 		})
 	}
+}
+
+// Goal: a Shutdown that waits for tasks ends when somebody else closes the runtime, which unwinds them.
+func TestTask_ShutdownWhileClosed(t *testing.T) {
+	noLeak(t)
+	rt := twoWorkers(t)
+	running := make(chan struct{})
+	require.NoError(t, veloq.Go(rt, func(c *veloq.Context) {
+		close(running)
+		for {
+			_ = c.Sleep(patience) // takes no notice of the end
+		}
+	}))
+	await(t, "task", running)
+	over := make(chan error, 1)
+	go func() { over <- rt.Shutdown(context.Background()) }()
+	bounded(t, "Close", func() { require.NoError(t, rt.Close()) })
+	require.NoError(t, await(t, "Shutdown", over))
 }
 
 // Goal: Serve ends with its context, and its connections' tasks are cancelled.

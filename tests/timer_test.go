@@ -28,6 +28,7 @@ func TestTimeout_EndsEveryWait(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { _ = l.Close() }()
 	silent := make(chan *veloq.Stream, 1)
+	mesh := newMesh[int](t, rt, veloq.MeshConfig{Capacity: 1})
 	waits := map[string]func(c *veloq.Context) error{
 		"sleep": func(c *veloq.Context) error { return c.Sleep(patience) },
 		"read":  func(*veloq.Context) error { s := <-silent; silent <- s; _, err := s.Read(make([]byte, 1)); return err },
@@ -78,12 +79,27 @@ func TestTimeout_EndsEveryWait(t *testing.T) {
 				}
 			}
 		},
-		"outer context": nil, // filled below
+		"mesh recv": func(c *veloq.Context) error { _, _, err := mesh.Recv(c); return err },
+		"mesh send": func(c *veloq.Context) error {
+			for {
+				if err := mesh.Send(c, 1, 1); err != nil {
+					return err
+				}
+			}
+		},
 	}
-	for name, wait := range waits {
-		t.Run(name, func(t *testing.T) {
+	type on struct {
+		wait  string
+		outer bool // the task's Context, and not that of the part
+	}
+	var cases []on
+	for name := range waits {
+		cases = append(cases, on{name, false}, on{name, true})
+	}
+	for _, on := range cases {
+		t.Run(fmt.Sprintf("%s outer=%v", on.wait, on.outer), func(t *testing.T) {
 			require.NoError(t, onWorker(t, rt, 0, func(c *veloq.Context) error {
-				if name == "read" {
+				if on.wait == "read" {
 					s, err := c.Dial("tcp", l.Addr().String())
 					if err != nil {
 						return err
@@ -91,17 +107,18 @@ func TestTimeout_EndsEveryWait(t *testing.T) {
 					silent <- s
 					defer func() { _ = s.Close(); <-silent }()
 				}
-				if name == "outer context" {
-					wait = func(*veloq.Context) error { return c.Sleep(patience) }
-				}
-				began := time.Now()
+				task, began := c, time.Now()
 				var inner *veloq.Context
 				err := veloq.Timeout(c, 4*time.Millisecond, func(c *veloq.Context) error {
 					inner = c
 					at, ok := c.Deadline()
 					assert.True(t, ok)
 					assert.False(t, at.Before(began.Add(4*time.Millisecond)))
-					err := wait(c)
+					waitsOn := c
+					if on.outer {
+						waitsOn = task
+					}
+					err := waits[on.wait](waitsOn)
 					var te *veloq.TimeoutError
 					assert.ErrorAs(t, c.Err(), &te)
 					assert.ErrorIs(t, c.Sleep(time.Hour), os.ErrDeadlineExceeded, "every wait from then on")
