@@ -124,7 +124,8 @@ func (s *Stream) Writev(parts [][]byte) (int64, error) {
 		return 0, err
 	}
 	write := s.writeHandler
-	if t := s.w.running; t != nil {
+	t := s.w.running
+	if t != nil {
 		if err := s.lockWriter(t); err != nil {
 			return 0, err
 		}
@@ -132,7 +133,12 @@ func (s *Stream) Writev(parts [][]byte) (int64, error) {
 		write = func(p []byte) (int, error) { return s.writeTask(t, p) }
 	}
 	var written int64
-	for _, p := range parts {
+	for i, p := range parts {
+		if i > 0 && t != nil {
+			if err := s.interrupted(t); err != nil { // while the last part was sent
+				return written, err
+			}
+		}
 		n, err := write(p)
 		written += int64(n)
 		if err != nil {
@@ -315,9 +321,10 @@ func (s *Stream) unlockWriter() {
 	if q := sd.writers.queue; len(q) > 0 {
 		s.w.wake(q[0])
 	}
-	if s.closed {
-		s.settle()
+	if s.wantRoom {
+		s.markDirty() // what it gave up left room, and no send's end will tell of it
 	}
+	s.settle()
 }
 
 // interrupted returns why a waiting write must end now.
@@ -358,7 +365,6 @@ func (s *Stream) writeDirect(t *task, p []byte) (int, error) {
 	*d = direct{}
 	o.push(segment{addr: unsafe.Pointer(&p[0]), len: len(p), direct: d})
 	s.markDirty()
-	cancelled := false
 	for !d.over() {
 		t.park()
 		if d.over() || s.interrupted(t) == nil {
@@ -370,8 +376,7 @@ func (s *Stream) writeDirect(t *task, p []byte) (int, error) {
 		switch {
 		case d.ended && d.held > 0:
 			s.reset() // else the peer would decide when the memory is free
-		case !d.ended && !cancelled && o.blocked:
-			cancelled = true
+		case !d.ended && o.blocked && !o.cancelled:
 			s.cancelSend()
 		}
 	}
@@ -434,6 +439,7 @@ func (s *Stream) stageSend() {
 	case s.released:
 	case sd.failed != nil || s.abandoned:
 		s.dropOut()
+		s.drained()
 	case sd.sentLen > 0 || (sd.out != nil && sd.out.busy):
 		// One send at a time keeps the order: its end brings the stream back here. The arena does not
 		// wait for that, where an enter has left the send behind.
@@ -446,6 +452,8 @@ func (s *Stream) stageSend() {
 	case sd.out != nil && sd.out.bytes > 0:
 		s.moveInline()
 		s.stageQueue()
+	default:
+		s.drained() // what was to be sent was given up
 	}
 }
 
@@ -469,7 +477,7 @@ func (s *Stream) stageQueue() {
 		s.stageZeroCopy(o)
 		return
 	}
-	o.busy = true
+	o.busy, o.cancelled = true, false
 	addr, length := o.gather()
 	op := uint8(core.OpSend)
 	if length == 0 {
