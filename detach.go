@@ -65,8 +65,7 @@ func (s *Stream) Detach() (net.Conn, error) {
 func (s *Stream) quiesce(t *task) error {
 	for s.inFlight > 0 || s.pending() > 0 || s.unconfirmed() || (s.send.out != nil && s.send.out.busy) ||
 		(s.shutWanted && !s.shutSent) {
-		t.park()
-		if err := s.interrupted(t); err != nil {
+		if err := s.parkWriter(t); err != nil {
 			return err
 		}
 	}

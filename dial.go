@@ -327,11 +327,11 @@ func (s *Stream) awaitConnect(t *task, to *core.Addr, until time.Time) (res int3
 	}
 	cancelled := false
 	for !state.done {
-		t.park()
-		if !state.done && !cancelled && (timeout.fired || t.err() != nil || s.closed) {
+		if !cancelled && (timeout.fired || t.err() != nil || s.closed) {
 			cancelled = true
 			s.w.stageCancel(opConnect, s.slot)
 		}
+		t.park()
 	}
 	s.connecting = nil
 	switch {

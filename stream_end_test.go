@@ -18,7 +18,7 @@ import (
 // stream any more.
 func withStream(t *testing.T, config Config, fn func(c *Context, s *Stream, peer *net.TCPConn) error) {
 	t.Helper()
-	config.Workers = 1
+	config.Workers, config.CloseTimeout = 1, time.Millisecond
 	rt := newTestRuntime(t, config)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -84,6 +84,33 @@ func TestStream_WriteDeadlineMovedWhileCancelling(t *testing.T) {
 		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 		var op *net.OpError
 		require.ErrorAs(t, err, &op, "the Write's error, not the Join's")
+		return nil
+	})
+}
+
+// Goal: what waits to write ends with its task also where that was cancelled before it began to wait.
+func TestStream_WritesOfATaskThatWasCancelled(t *testing.T) {
+	withStream(t, Config{}, func(c *Context, s *Stream, _ *net.TCPConn) error {
+		blocked, err := startBlocked(c, s)
+		require.NoError(t, err)
+		late := func(what string, fn func() error) {
+			err := Timeout(c, 0, func(*Context) error { return fn() })
+			var te *TimeoutError
+			require.ErrorAs(t, err, &te, what)
+		}
+		write := func(n int) func() error {
+			return func() error { _, err := s.Write(make([]byte, n)); return err }
+		}
+		late("behind a writer", write(1))
+		blocked.Cancel()
+		_, err = blocked.Join(c)
+		require.ErrorIs(t, err, context.Canceled)
+		late("large", write(inlineMax+1))
+		for err = nil; err == nil; _, err = s.TryWrite(make([]byte, inlineMax)) {
+		}
+		require.ErrorIs(t, err, ErrFull)
+		late("without room", write(1))
+		late("Detach", func() error { _, err := s.Detach(); return err })
 		return nil
 	})
 }

@@ -304,8 +304,7 @@ func (s *Stream) lockWriter(t *task) error {
 		}
 	}()
 	for {
-		t.park()
-		if err := s.interrupted(t); err != nil {
+		if err := s.parkWriter(t); err != nil {
 			return err
 		}
 		if sd.writer == nil && ws.queue[0] == t {
@@ -343,11 +342,20 @@ func (s *Stream) interrupted(t *task) error {
 	return nil
 }
 
+// parkWriter parks t until something changes. The error is why it must not wait any longer, which may
+// have come before, when nobody waited to be woken.
+func (s *Stream) parkWriter(t *task) error {
+	if err := s.interrupted(t); err != nil {
+		return err
+	}
+	t.park()
+	return s.interrupted(t)
+}
+
 // awaitRoom parks the writer until less than WriteHigh waits to be sent.
 func (s *Stream) awaitRoom(t *task) error {
 	for s.pending() >= s.w.rt.config.WriteHigh {
-		t.park()
-		if err := s.interrupted(t); err != nil {
+		if err := s.parkWriter(t); err != nil {
 			return err
 		}
 	}
@@ -357,6 +365,9 @@ func (s *Stream) awaitRoom(t *task) error {
 // writeDirect sends p from where it is: the task stays parked, and p pinned, until the kernel is
 // through with it.
 func (s *Stream) writeDirect(t *task, p []byte) (int, error) {
+	if err := s.interrupted(t); err != nil {
+		return 0, err // nobody would wake it for that again
+	}
 	o := s.openOut()
 	ws := s.send.writers
 	ws.pin.Pin(&p[0])
