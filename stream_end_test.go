@@ -115,6 +115,23 @@ func TestStream_WritesOfATaskThatWasCancelled(t *testing.T) {
 	})
 }
 
+// Goal: a send ends also where the kernel missed the first cancel, which it answers by ENOENT: it does
+// while it is about to try the send again. Method: that answer, to a cancel of what there is not.
+func TestStream_CancelThatTheKernelMissed(t *testing.T) {
+	withStream(t, Config{}, func(c *Context, s *Stream, _ *net.TCPConn) error {
+		h, err := startBlocked(c, s)
+		require.NoError(t, err)
+		s.send.out.cancelled = true
+		require.NoError(t, s.SetWriteDeadline(time.Now().Add(-time.Second)))
+		require.NoError(t, c.Yield())
+		require.NotNil(t, s.send.writer, "it waits for the end that it thinks it has asked for")
+		c.w.stageCancel(opSendFile, s.slot)
+		_, err = h.Join(c)
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		return nil
+	})
+}
+
 // Goal: a send that holds no receive buffer is not asked back for the sake of the group, which would be
 // done again in every turn while the group is empty.
 func TestStream_SpillLeavesCopiesAlone(t *testing.T) {

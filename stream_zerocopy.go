@@ -95,6 +95,9 @@ func (z *zeroCopySend) abort() {
 	}
 }
 
+// cancelMissed implements canceller.
+func (z *zeroCopySend) cancelMissed() { z.s.cancelMissed() }
+
 // onZeroCopy takes the result of a send without a copy.
 func (s *Stream) onZeroCopy(res int32) {
 	o := s.send.out
