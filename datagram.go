@@ -330,6 +330,16 @@ func (d *Datagram) abandon() {
 	d.settle()
 }
 
+// cancelMissed implements canceller.
+func (d *Datagram) cancelMissed() {
+	if d.recv.armed && d.recv.cancel {
+		d.w.stageCancel(opRecvPacket, d.slot)
+	}
+	if d.abandoned && d.out.polling {
+		d.w.stageCancel(opSend, d.slot)
+	}
+}
+
 // abort implements operand: the runtime ends.
 func (d *Datagram) abort() {
 	d.close(ErrClosed)

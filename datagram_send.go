@@ -166,16 +166,27 @@ func (d *Datagram) takeError() error {
 	return err
 }
 
-// parkWriter parks t until something has gone out.
+// parkWriter parks t until something has gone out. The error is why it must not wait any longer, which
+// may have come before, when nobody waited to be woken.
 func (d *Datagram) parkWriter(t *task) error {
+	if err := d.interrupted(t); err != nil {
+		return err
+	}
 	d.out.writers = append(d.out.writers, t)
 	d.w.datagrams.urgent = true
 	t.park()
 	i := slices.Index(d.out.writers, t)
 	d.out.writers = slices.Delete(d.out.writers, i, i+1)
+	if d.closed {
+		d.settle()
+	}
+	return d.interrupted(t)
+}
+
+// interrupted returns why a waiting send must end now.
+func (d *Datagram) interrupted(t *task) error {
 	switch {
 	case d.closed:
-		d.settle()
 		return d.opError("write", net.ErrClosed)
 	case d.deadline != nil && d.deadline.write.passed:
 		return d.opError("write", os.ErrDeadlineExceeded)

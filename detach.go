@@ -61,11 +61,11 @@ func (s *Stream) Detach() (net.Conn, error) {
 	return conn, nil
 }
 
-// quiesce waits until nothing of the stream is in flight, and nothing waits to be sent.
+// quiesce waits until nothing of the stream is in flight, and nothing waits to be sent, FIN neither.
 func (s *Stream) quiesce(t *task) error {
-	for s.inFlight > 0 || s.pending() > 0 || s.unconfirmed() || (s.send.out != nil && s.send.out.busy) {
-		t.park()
-		if err := s.interrupted(t); err != nil {
+	for s.inFlight > 0 || s.pending() > 0 || s.unconfirmed() || (s.send.out != nil && s.send.out.busy) ||
+		(s.shutWanted && !s.shutSent) {
+		if err := s.parkWriter(t); err != nil {
 			return err
 		}
 	}

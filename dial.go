@@ -320,9 +320,10 @@ func (d *Dialer) dialUnix(t *task, path string, until time.Time) (*Stream, error
 
 // A connecting stream keeps here what its connect needs.
 type connecting struct {
-	t    *task
-	done bool
-	res  int32
+	t         *task
+	done      bool
+	cancelled bool
+	res       int32
 }
 
 // awaitConnect parks the task until the connect's own completion, whatever made it end. The error is
@@ -350,11 +351,10 @@ func (s *Stream) awaitConnect(t *task, to *core.Addr, until time.Time) (res int3
 		s.w.timers.add(&timeout.timer, s.w.timers.after(time.Until(until)))
 		defer s.w.timers.remove(&timeout.timer)
 	}
-	cancelled := false
 	for !state.done {
 		// Before the first wait too: a cancel that came while a name was looked up wakes nobody again.
-		if !cancelled && (timeout.fired || t.err() != nil || s.closed) {
-			cancelled = true
+		if !state.cancelled && (timeout.fired || t.err() != nil || s.closed) {
+			state.cancelled = true
 			s.w.stageCancel(opConnect, s.slot)
 		}
 		t.park()

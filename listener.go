@@ -423,6 +423,13 @@ func (l *Listener) stop() {
 	}
 }
 
+// cancelMissed implements canceller.
+func (l *Listener) cancelMissed() {
+	if l.armed && l.cancel {
+		l.w.stageCancel(opAccept, l.slot)
+	}
+}
+
 // complete implements operand.
 func (l *Listener) complete(_ opKind, res int32, flags uint32) {
 	if flags&core.CQEMore == 0 {

@@ -122,9 +122,16 @@ func (w *worker) stage(opcode uint8, kind opKind, slot uint64) *core.SQE {
 	return sqe
 }
 
-// stageCancel asks for the end of the op of that kind.
+// A canceller is an operand that cancels ops. The kernel may miss one that it is about to try again,
+// which is then in none of its lists, and which goes on: the owner asks again.
+type canceller interface {
+	// cancelMissed asks again for the end of all that it has asked for and that is still in flight.
+	cancelMissed()
+}
+
+// stageCancel asks for the end of the op of that kind. Where there is none, the slot's owner hears of it.
 func (w *worker) stageCancel(kind opKind, slot uint64) {
-	sqe := w.stage(core.OpCancel, opCancel, 0)
+	sqe := w.stage(core.OpCancel, opCancel, slot)
 	sqe.FD = -1
 	sqe.Addr = kind.token(slot)
 	sqe.Flags = w.skipSuccess
@@ -193,7 +200,11 @@ func (w *worker) dispatch() {
 			}
 		case opTimer:
 			w.timers.expired()
-		case opCancel, opClose:
+		case opCancel:
+			if c, ok := w.slots.find(cqe.UserData).(canceller); ok && cqe.Res == -core.ErrnoNOENT {
+				c.cancelMissed()
+			}
+		case opClose:
 		case opPacket:
 			w.packetSends[uint32(cqe.UserData)].res = cqe.Res
 		default:

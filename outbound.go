@@ -80,9 +80,11 @@ type outbound struct {
 	blocked bool
 	// spilling: the send in flight is being cancelled, to take its leases away.
 	spilling bool
-	zeroCopy *zeroCopySend // the send in flight, if it is one
-	hdr      *core.Msghdr
-	iov      []core.Iovec
+	// cancelled: the send in flight was asked to end.
+	cancelled bool
+	zeroCopy  *zeroCopySend // the send in flight, if it is one
+	hdr       *core.Msghdr
+	iov       []core.Iovec
 }
 
 // openOut returns the stream's queue, making or reusing one.
@@ -260,6 +262,7 @@ func (w *worker) spill() {
 func (w *worker) spillQueued() {
 	w.unlend(func(o *outbound) bool {
 		switch {
+		case o.leases == 0: // to ask for nothing back would go on for as long as the group is empty
 		case !o.busy:
 			o.copyOut()
 		case o.blocked && !o.spilling:

@@ -125,6 +125,7 @@ func (s *Stream) close(why error) {
 		s.boundClose()
 	}
 	if s.connecting != nil {
+		s.connecting.cancelled = true
 		s.w.stageCancel(opConnect, s.slot)
 	}
 	s.settle()
@@ -141,6 +142,19 @@ func (s *Stream) abandon() {
 	}
 	s.dropOut()
 	s.settle()
+}
+
+// cancelMissed implements canceller.
+func (s *Stream) cancelMissed() {
+	if s.recvArmed && s.recvCancel {
+		s.w.stageCancel(opRecv, s.slot)
+	}
+	if o := s.send.out; o != nil && o.busy && o.cancelled {
+		s.cancelSend()
+	}
+	if c := s.connecting; c != nil && c.cancelled && !c.done {
+		s.w.stageCancel(opConnect, s.slot)
+	}
 }
 
 // abort implements operand: the runtime ends.

@@ -127,8 +127,7 @@ func (s *Stream) transmitFile(t *task, f *os.File, off, n int64) (sent int64, er
 // awaitSent parks the writer until all that was written is with the kernel.
 func (s *Stream) awaitSent(t *task) error {
 	for s.unconfirmed() || s.send.out != nil {
-		t.park()
-		if err := s.interrupted(t); err != nil {
+		if err := s.parkWriter(t); err != nil {
 			return err
 		}
 	}
@@ -148,11 +147,11 @@ func (s *Stream) transmitPart(t *task, handle uintptr, off, n int64) (int64, err
 	*p = fileSend{inFlight: true}
 	cancelled := false
 	for p.inFlight {
-		t.park()
-		if p.inFlight && !cancelled && s.interrupted(t) != nil {
+		if !cancelled && s.interrupted(t) != nil {
 			cancelled = true
 			s.w.stageCancel(opSendFile, s.slot)
 		}
+		t.park()
 	}
 	sent := int64(max(p.res, 0))
 	switch {

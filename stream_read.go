@@ -277,11 +277,11 @@ func (s *Stream) await(n int, dst []byte) error {
 		r.reader, t.readInto, t.readN = t, dst, 0
 		t.park()
 		r.reader, t.readInto = nil, nil
+		if s.closed {
+			s.settle() // which waits for readers, also for one that got its bytes before
+		}
 		if t.readN > 0 {
 			return nil
-		}
-		if s.closed {
-			s.settle()
 		}
 	}
 	return nil

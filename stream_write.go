@@ -124,7 +124,8 @@ func (s *Stream) Writev(parts [][]byte) (int64, error) {
 		return 0, err
 	}
 	write := s.writeHandler
-	if t := s.w.running; t != nil {
+	t := s.w.running
+	if t != nil {
 		if err := s.lockWriter(t); err != nil {
 			return 0, err
 		}
@@ -132,7 +133,12 @@ func (s *Stream) Writev(parts [][]byte) (int64, error) {
 		write = func(p []byte) (int, error) { return s.writeTask(t, p) }
 	}
 	var written int64
-	for _, p := range parts {
+	for i, p := range parts {
+		if i > 0 && t != nil {
+			if err := s.interrupted(t); err != nil { // while the last part was sent
+				return written, err
+			}
+		}
 		n, err := write(p)
 		written += int64(n)
 		if err != nil {
@@ -298,8 +304,7 @@ func (s *Stream) lockWriter(t *task) error {
 		}
 	}()
 	for {
-		t.park()
-		if err := s.interrupted(t); err != nil {
+		if err := s.parkWriter(t); err != nil {
 			return err
 		}
 		if sd.writer == nil && ws.queue[0] == t {
@@ -315,9 +320,10 @@ func (s *Stream) unlockWriter() {
 	if q := sd.writers.queue; len(q) > 0 {
 		s.w.wake(q[0])
 	}
-	if s.closed {
-		s.settle()
+	if s.wantRoom {
+		s.markDirty() // what it gave up left room, and no send's end will tell of it
 	}
+	s.settle()
 }
 
 // interrupted returns why a waiting write must end now.
@@ -336,11 +342,20 @@ func (s *Stream) interrupted(t *task) error {
 	return nil
 }
 
+// parkWriter parks t until something changes. The error is why it must not wait any longer, which may
+// have come before, when nobody waited to be woken.
+func (s *Stream) parkWriter(t *task) error {
+	if err := s.interrupted(t); err != nil {
+		return err
+	}
+	t.park()
+	return s.interrupted(t)
+}
+
 // awaitRoom parks the writer until less than WriteHigh waits to be sent.
 func (s *Stream) awaitRoom(t *task) error {
 	for s.pending() >= s.w.rt.config.WriteHigh {
-		t.park()
-		if err := s.interrupted(t); err != nil {
+		if err := s.parkWriter(t); err != nil {
 			return err
 		}
 	}
@@ -350,6 +365,9 @@ func (s *Stream) awaitRoom(t *task) error {
 // writeDirect sends p from where it is: the task stays parked, and p pinned, until the kernel is
 // through with it.
 func (s *Stream) writeDirect(t *task, p []byte) (int, error) {
+	if err := s.interrupted(t); err != nil {
+		return 0, err // nobody would wake it for that again
+	}
 	o := s.openOut()
 	ws := s.send.writers
 	ws.pin.Pin(&p[0])
@@ -358,7 +376,6 @@ func (s *Stream) writeDirect(t *task, p []byte) (int, error) {
 	*d = direct{}
 	o.push(segment{addr: unsafe.Pointer(&p[0]), len: len(p), direct: d})
 	s.markDirty()
-	cancelled := false
 	for !d.over() {
 		t.park()
 		if d.over() || s.interrupted(t) == nil {
@@ -370,8 +387,7 @@ func (s *Stream) writeDirect(t *task, p []byte) (int, error) {
 		switch {
 		case d.ended && d.held > 0:
 			s.reset() // else the peer would decide when the memory is free
-		case !d.ended && !cancelled && o.blocked:
-			cancelled = true
+		case !d.ended && o.blocked && !o.cancelled:
 			s.cancelSend()
 		}
 	}
@@ -434,6 +450,7 @@ func (s *Stream) stageSend() {
 	case s.released:
 	case sd.failed != nil || s.abandoned:
 		s.dropOut()
+		s.drained()
 	case sd.sentLen > 0 || (sd.out != nil && sd.out.busy):
 		// One send at a time keeps the order: its end brings the stream back here. The arena does not
 		// wait for that, where an enter has left the send behind.
@@ -446,6 +463,8 @@ func (s *Stream) stageSend() {
 	case sd.out != nil && sd.out.bytes > 0:
 		s.moveInline()
 		s.stageQueue()
+	default:
+		s.drained() // what was to be sent was given up
 	}
 }
 
@@ -469,7 +488,7 @@ func (s *Stream) stageQueue() {
 		s.stageZeroCopy(o)
 		return
 	}
-	o.busy = true
+	o.busy, o.cancelled = true, false
 	addr, length := o.gather()
 	op := uint8(core.OpSend)
 	if length == 0 {

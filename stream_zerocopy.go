@@ -47,7 +47,7 @@ func (s *Stream) stageZeroCopy(o *outbound) {
 	}
 	z.slot = w.slots.add(z)
 	o.flight = min(seg.len, 1<<30)
-	o.busy, o.blocked, o.zeroCopy = true, true, z
+	o.busy, o.cancelled, o.blocked, o.zeroCopy = true, false, true, z
 	sqe := w.stage(core.OpSendZC, opSendZC, z.slot)
 	sqe.FD = s.fd
 	sqe.Addr = uint64(uintptr(seg.addr))
@@ -95,6 +95,9 @@ func (z *zeroCopySend) abort() {
 	}
 }
 
+// cancelMissed implements canceller.
+func (z *zeroCopySend) cancelMissed() { z.s.cancelMissed() }
+
 // onZeroCopy takes the result of a send without a copy.
 func (s *Stream) onZeroCopy(res int32) {
 	o := s.send.out
@@ -113,7 +116,9 @@ func (s *Stream) onZeroCopy(res int32) {
 
 // cancelSend asks for the end of the send in flight.
 func (s *Stream) cancelSend() {
-	if z := s.send.out.zeroCopy; z != nil {
+	o := s.send.out
+	o.cancelled = true
+	if z := o.zeroCopy; z != nil {
 		s.w.stageCancel(opSendZC, z.slot)
 		return
 	}

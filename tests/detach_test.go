@@ -4,6 +4,7 @@ package tests
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -322,4 +323,28 @@ func TestDetach_EndOfStream(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, c.CloseWrite())
 	require.Equal(t, "end", await(t, "goroutine", results))
+}
+
+// Goal: a FIN that was asked for just before goes out before the connection changes doors.
+func TestDetach_AfterCloseWrite(t *testing.T) {
+	sharesSockets(t)
+	noLeak(t)
+	withPeer(t, shapes()[0], func(_ *veloq.Context, s *veloq.Stream, peer *net.TCPConn) error {
+		if _, err := s.Write([]byte("all")); err != nil {
+			return err
+		}
+		if err := s.CloseWrite(); err != nil {
+			return err
+		}
+		conn, err := s.Detach()
+		if err != nil {
+			return err
+		}
+		defer func() { _ = conn.Close() }()
+		got, err := io.ReadAll(peer)
+		if err == nil && string(got) != "all" {
+			err = fmt.Errorf("got %q", got)
+		}
+		return err
+	})
 }
