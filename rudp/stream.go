@@ -338,7 +338,8 @@ func (s *Stream) drained() error {
 // there: data goes on along the old path until then (RFC 9000, section 9). local may be the zero
 // value or have port 0: the system chooses. Only the side that dialed may migrate, and not from a
 // Group's address: ErrNotMigratable. Other errors: ErrPathFailed, those of opening a socket, ErrReplaced,
-// net.ErrClosed, and ctx's, after which the connection may still move. Blocks.
+// net.ErrClosed or Read's once the connection is over, and ctx's, after which the connection may still
+// move. Blocks.
 func (s *Stream) Migrate(ctx context.Context, local netip.AddrPort) error {
 	if err := s.migrateTo(ctx, local); err != nil {
 		return s.failed("migrate", contextError(err))
@@ -382,9 +383,6 @@ func (s *Stream) migrateTo(ctx context.Context, local netip.AddrPort) error {
 	select {
 	case err := <-m.result:
 		return err
-	case <-e.done:
-		_ = m.socket.pc.Close() // the actor may have ended before it was told of it
-		return net.ErrClosed
 	case <-ctx.Done():
 		e.post(func(mono.Time) { s.leave(m, ctx.Err()) })
 		return ctx.Err()
