@@ -68,7 +68,13 @@ func (e *Endpoint) turn() (more bool) {
 	now = e.now()
 	e.report(now)
 	e.watch(now)
-	return more
+	return more || e.sendable()
+}
+
+// sendable says whether a flush would send something, or learn until when to wait: what came after the
+// last one may have made it so.
+func (e *Endpoint) sendable() bool {
+	return e.core.Sendable() && (e.seat == nil || e.seat.held.N == 0)
 }
 
 // obey does what goroutines have asked for since the last turn.
@@ -364,10 +370,12 @@ func (e *Endpoint) finished() bool {
 	switch {
 	case e.failure != nil:
 		return true
+	case e.core.Sendable() || e.seat != nil && e.seat.held.N > 0:
+		return false
 	case e.aborted:
-		return !e.core.Sendable()
+		return true
 	}
-	quiet := e.core.Settled() && !e.core.Sendable()
+	quiet := e.core.Settled()
 	return e.idleClose && e.listener == nil && len(e.streams) == 0 && quiet
 }
 
@@ -385,8 +393,12 @@ func (e *Endpoint) finish() {
 	}
 	e.mu.Lock()
 	e.ended = true
-	e.calls, e.last = nil, e.stats() // who waits for a call looks at done
+	late := e.calls
+	e.calls, e.last = nil, e.stats()
 	e.mu.Unlock()
+	for _, f := range late {
+		f(now) // it may have brought something that has to be closed, or let go
+	}
 	close(e.quit)
 	if e.seat != nil {
 		e.seat.leave()
