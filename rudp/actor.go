@@ -322,7 +322,7 @@ func (e *Endpoint) refuse(now mono.Time) {
 	for {
 		select {
 		case s := <-e.accepts:
-			s.fail(now, net.ErrClosed)
+			s.turnAway(e, now)
 			continue
 		default:
 		}
@@ -332,6 +332,19 @@ func (e *Endpoint) refuse(now mono.Time) {
 		e.offered.fail(now, net.ErrClosed)
 		e.offered = nil
 	}
+	if e.seat != nil {
+		e.seat.g.feed() // there is room for others' now
+	}
+}
+
+// turnAway ends a stream that waited for Accept. Those of a group wait together, so that it may be
+// another worker's, which alone touches it.
+func (s *Stream) turnAway(by *Endpoint, now mono.Time) {
+	if s.endpoint == by {
+		s.fail(now, net.ErrClosed)
+		return
+	}
+	s.endpoint.post(func(now mono.Time) { s.fail(now, net.ErrClosed) })
 }
 
 func (e *Endpoint) stopListening(now mono.Time) {
