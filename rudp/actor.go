@@ -254,6 +254,7 @@ func (e *Endpoint) socketAt(local netip.AddrPort) *socket {
 // dropSocket closes a socket. err, if any, is why it can't be used any more: the connections on it
 // end.
 func (e *Endpoint) dropSocket(now mono.Time, s *socket, err error) {
+	own := e.sockets[0] == s
 	for i, other := range e.sockets {
 		if other == s {
 			e.sockets = append(e.sockets[:i:i], e.sockets[i+1:]...)
@@ -270,6 +271,9 @@ func (e *Endpoint) dropSocket(now mono.Time, s *socket, err error) {
 	}
 	if len(e.sockets) == 0 {
 		e.failure = errSocket{err}
+	} else if own && e.listener != nil {
+		e.listener.failed(errSocket{err}) // connections that have migrated go on
+		e.refuse(now)
 	}
 }
 
