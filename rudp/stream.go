@@ -157,7 +157,8 @@ func (s *Stream) awaitBytes(wait bool) error {
 // Write queues all of p to be sent. It waits while SendBuffer bytes are unacknowledged, so fewer
 // than len(p) come back only with an error: net.ErrClosed after Close; EPIPE after CloseWrite, or
 // once the peer reads no more or is gone; os.ErrDeadlineExceeded after the write deadline, which
-// may be set anew. That it succeeds does not say that the peer has the bytes; see Drain. Blocks.
+// may be set anew. That it succeeds does not say that the peer has the bytes; see Drain. But what a Write has
+// taken before Close was called, or reports as taken while it is, comes before the peer's io.EOF. Blocks.
 func (s *Stream) Write(p []byte) (n int, err error) {
 	s.writeTurn.Lock()
 	defer s.writeTurn.Unlock()
@@ -166,6 +167,9 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 			return n, err
 		}
 		if m := s.out.write(p[n:]); m > 0 {
+			if s.isClosed() {
+				continue // the actor may have looked for the last time before they were there
+			}
 			n += m
 			s.signal()
 		}
