@@ -389,7 +389,9 @@ func chaosFiles() int {
 
 // addGroup makes an end of a group, and of the end of its runtime.
 func (x *chaos) addGroup(r *rand.Rand) *veloq.Runtime {
-	rt, err := veloq.New(veloq.Config{Workers: 1 + r.IntN(2)})
+	rt, err := veloq.New(veloq.Config{
+		Workers: 1 + r.IntN(2), PacketSize: []int{0, 2048}[r.IntN(2)], WriteHigh: []int{0, 16 << 10}[r.IntN(2)],
+	})
 	if err != nil {
 		x.t.Skip("no workers here: ", err)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/veloq/veloq"
+	"github.com/veloq/veloq/rudp/internal/mono"
 )
 
 // group listens on workers of a runtime of the test's own, or skips where there are none.
@@ -286,6 +287,12 @@ func TestGroup_StatelessReset(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, s.SetReadDeadline(time.Now().Add(patience)))
 		streams = append(streams, s)
+	}
+	for _, s := range streams { // else it sends what no reset answers
+		await(t, "confirmation", func() (ok bool) {
+			s.endpoint.do(func(mono.Time) { ok = s.conn != nil && s.conn.Confirmed() })
+			return ok
+		})
 	}
 	conn.muted.Store(true)
 	require.NoError(t, before.Close())
