@@ -298,9 +298,8 @@ func TestGroup_StatelessReset(t *testing.T) {
 	require.NoError(t, before.Close())
 	_, _ = peer(before.Addr().String())
 	for _, s := range streams {
-		_, err := s.Write([]byte("are you there?"))
-		require.NoError(t, err)
-		_, err = s.Read(make([]byte, 1))
+		_, _ = s.Write([]byte("are you there?")) // what it had to send before may have brought the reset
+		_, err := s.Read(make([]byte, 1))
 		is(t, err, "read", syscall.ECONNRESET, false)
 	}
 	await(t, "all tokens are forgotten", func() bool {
