@@ -68,7 +68,13 @@ func (e *Endpoint) turn() (more bool) {
 	now = e.now()
 	e.report(now)
 	e.watch(now)
-	return more
+	return more || e.sendable()
+}
+
+// sendable says whether a flush would send something, or learn until when to wait: what came after the
+// last one may have made it so.
+func (e *Endpoint) sendable() bool {
+	return e.core.Sendable() && (e.seat == nil || e.seat.held.N == 0)
 }
 
 // obey does what goroutines have asked for since the last turn.
@@ -248,6 +254,7 @@ func (e *Endpoint) socketAt(local netip.AddrPort) *socket {
 // dropSocket closes a socket. err, if any, is why it can't be used any more: the connections on it
 // end.
 func (e *Endpoint) dropSocket(now mono.Time, s *socket, err error) {
+	own := e.sockets[0] == s
 	for i, other := range e.sockets {
 		if other == s {
 			e.sockets = append(e.sockets[:i:i], e.sockets[i+1:]...)
@@ -264,6 +271,9 @@ func (e *Endpoint) dropSocket(now mono.Time, s *socket, err error) {
 	}
 	if len(e.sockets) == 0 {
 		e.failure = errSocket{err}
+	} else if own && e.listener != nil {
+		e.listener.failed(errSocket{err}) // connections that have migrated go on
+		e.refuse(now)
 	}
 }
 
@@ -316,7 +326,7 @@ func (e *Endpoint) refuse(now mono.Time) {
 	for {
 		select {
 		case s := <-e.accepts:
-			s.fail(now, net.ErrClosed)
+			s.turnAway(e, now)
 			continue
 		default:
 		}
@@ -326,6 +336,19 @@ func (e *Endpoint) refuse(now mono.Time) {
 		e.offered.fail(now, net.ErrClosed)
 		e.offered = nil
 	}
+	if e.seat != nil {
+		e.seat.g.feed() // there is room for others' now
+	}
+}
+
+// turnAway ends a stream that waited for Accept. Those of a group wait together, so that it may be
+// another worker's, which alone touches it.
+func (s *Stream) turnAway(by *Endpoint, now mono.Time) {
+	if s.endpoint == by {
+		s.fail(now, net.ErrClosed)
+		return
+	}
+	s.endpoint.post(func(now mono.Time) { s.fail(now, net.ErrClosed) })
 }
 
 func (e *Endpoint) stopListening(now mono.Time) {
@@ -364,10 +387,12 @@ func (e *Endpoint) finished() bool {
 	switch {
 	case e.failure != nil:
 		return true
+	case e.core.Sendable() || e.seat != nil && e.seat.held.N > 0:
+		return false
 	case e.aborted:
-		return !e.core.Sendable()
+		return true
 	}
-	quiet := e.core.Settled() && !e.core.Sendable()
+	quiet := e.core.Settled()
 	return e.idleClose && e.listener == nil && len(e.streams) == 0 && quiet
 }
 
@@ -385,8 +410,12 @@ func (e *Endpoint) finish() {
 	}
 	e.mu.Lock()
 	e.ended = true
-	e.calls, e.last = nil, e.stats() // who waits for a call looks at done
+	late := e.calls
+	e.calls, e.last = nil, e.stats()
 	e.mu.Unlock()
+	for _, f := range late {
+		f(now) // it may have brought something that has to be closed, or let go
+	}
 	close(e.quit)
 	if e.seat != nil {
 		e.seat.leave()

@@ -66,7 +66,7 @@ func newEndpoint(pc PacketConn, cfg *Config) (*Endpoint, error) {
 		_ = pc.Close()
 		return nil, err
 	}
-	e, err := prepareEndpoint(cfg, s, 0)
+	e, err := prepareEndpoint(cfg, s, 0, nil)
 	if err != nil {
 		_ = pc.Close()
 		return nil, err
@@ -79,9 +79,9 @@ func newEndpoint(pc PacketConn, cfg *Config) (*Endpoint, error) {
 }
 
 // prepareEndpoint makes an endpoint that nobody drives yet, for a socket that isn't read yet.
-func prepareEndpoint(cfg *Config, s *socket, worker int) (*Endpoint, error) {
+func prepareEndpoint(cfg *Config, s *socket, worker int, resets core.Resets) (*Endpoint, error) {
 	c := cfg.core(s.ecn)
-	c.Worker = uint16(worker)
+	c.Worker, c.Resets = uint16(worker), resets
 	e := &Endpoint{
 		cfg: cfg, start: time.Now().Add(-time.Hour), addr: Addr{s.local},
 		quit: make(chan struct{}), done: make(chan struct{}),

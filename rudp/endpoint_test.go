@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/veloq/veloq"
+	"github.com/veloq/veloq/rudp/internal/mono"
 )
 
 func TestConfig_Defaults(t *testing.T) {
@@ -318,6 +319,59 @@ func TestEndpoint_ShutdownDelivers(t *testing.T) {
 		is2(t, err, "listen", net.ErrClosed)
 		assert.Zero(t, w.client.Stats().Unsent)
 		require.NoError(t, w.client.Shutdown(context.Background()), "again")
+	})
+}
+
+// Goal: a listener whose socket fails ends, also if a connection lives on at the address that it has
+// migrated to.
+func TestListener_OnlyItsSocketFails(t *testing.T) {
+	both := serverConfig()
+	both.TLS = both.TLS.Clone()
+	both.TLS.RootCAs, both.TLS.ServerName = clientConfig().TLS.RootCAs, "rudp.test"
+	virtual(t, both, serverConfig(), func(t *testing.T, w *world) {
+		c, s := w.connect(t)
+		l, err := w.client.Listen()
+		require.NoError(t, err)
+		k, err := newSocket(w.net.socket("10.0.0.1:1001"))
+		require.NoError(t, err)
+		m := &migration{socket: k, result: make(chan error, 1)}
+		w.client.post(func(now mono.Time) { c.migrate(m, true, now) })
+		require.NoError(t, <-m.result)
+		accepted := make(chan error, 1)
+		go func() {
+			_, err := l.Accept()
+			accepted <- err
+		}()
+		synctest.Wait()
+		w.cs.fail(net.ErrClosed)
+		select {
+		case err := <-accepted:
+			is2(t, err, "accept", syscall.ECONNABORTED)
+		case <-time.After(patience):
+			t.Fatal("Accept waits for a socket that is no more")
+		}
+		_, err = c.Write([]byte("on"))
+		require.NoError(t, err)
+		require.NoError(t, c.CloseWrite())
+		assert.Equal(t, "on", string(readAll(t, s)))
+	})
+}
+
+// Goal: what the actor was asked for in its last turn is done, since it may have brought a socket.
+func TestEndpoint_LastTurnsCalls(t *testing.T) {
+	virtual(t, clientConfig(), serverConfig(), func(t *testing.T, w *world) {
+		c, _ := w.connect(t)
+		late := w.net.socket("10.0.0.1:1001")
+		k, err := newSocket(late)
+		require.NoError(t, err)
+		m := &migration{socket: k, result: make(chan error, 1)}
+		w.client.post(func(now mono.Time) {
+			w.client.abortAll(now)
+			w.client.post(func(now mono.Time) { c.migrate(m, true, now) })
+		})
+		<-w.client.done
+		assert.Equal(t, net.ErrClosed, <-m.result)
+		assert.Positive(t, late.closeN.Load())
 	})
 }
 

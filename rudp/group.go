@@ -34,6 +34,7 @@ type Group struct {
 	done    chan struct{} // all endpoints have ended
 	started chan struct{} // server is set
 	opened  chan struct{} // there is a seat
+	resets  resetOwners   // of all endpoints
 	once    sync.Once     // of closed
 	over    sync.Once     // of done
 
@@ -131,15 +132,20 @@ func (g *Group) AcceptStream() (*Stream, error) {
 	default:
 		select {
 		case s := <-g.accepts:
-			for _, e := range g.Endpoints() {
-				e.feed()
-			}
+			g.feed()
 			return s, nil
 		case <-g.closed:
 		case <-g.done:
 		}
 	}
 	return nil, &net.OpError{Op: "accept", Net: networkName, Addr: g.Addr(), Err: net.ErrClosed}
+}
+
+// feed tells those endpoints that wait for it of room among the streams to accept.
+func (g *Group) feed() {
+	for _, e := range g.Endpoints() {
+		e.feed()
+	}
 }
 
 // Dial is Endpoint.Dial from the group's address, with the workers' endpoints in turn. What the peer
@@ -161,8 +167,16 @@ func (g *Group) connect(ctx context.Context, to netip.AddrPort, host string) (*S
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	list := g.Endpoints()
-	return list[g.dials.Add(1)%uint32(len(list))].connect(ctx, to, host)
+	list, first := g.Endpoints(), g.dials.Add(1)
+	for i := range uint32(len(list)) {
+		e := list[(first+i)%uint32(len(list))]
+		select {
+		case <-e.done: // its socket has failed, or somebody has closed it: the others go on
+		default:
+			return e.connect(ctx, to, host)
+		}
+	}
+	return nil, net.ErrClosed
 }
 
 // Addr returns the address of the sockets.

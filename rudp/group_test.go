@@ -9,14 +9,18 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/veloq/veloq"
+	"github.com/veloq/veloq/rudp/internal/mono"
 )
 
 // group listens on workers of a runtime of the test's own, or skips where there are none.
@@ -25,12 +29,12 @@ func group(t testing.TB, workers int) *Group {
 	return groupOn(t, veloq.Config{Workers: workers})
 }
 
-func groupOn(t testing.TB, runtime veloq.Config) *Group {
+func groupOn(t testing.TB, config veloq.Config) *Group {
 	t.Helper()
 	cfg := serverConfig()
 	cfg.TLS = cfg.TLS.Clone()
 	cfg.TLS.RootCAs = clientConfig().TLS.RootCAs // to dial, too
-	rt, err := veloq.New(runtime)
+	rt, err := veloq.New(config)
 	if err != nil {
 		t.Skip("no workers here: ", err)
 	}
@@ -221,6 +225,126 @@ func TestGroup_RuntimeCloses(t *testing.T) {
 	require.NoError(t, c.Endpoint().Close())
 	_, err = ListenOn(rt, "udp4", "127.0.0.1:0", serverConfig())
 	is2(t, err, "listen", veloq.ErrClosed)
+}
+
+// Goal: a group that closes refuses those who wait for Accept, each on the worker that has it. What waits is
+// kept in one place for all workers (-race).
+func TestGroup_CloseRefusesWaiting(t *testing.T) {
+	dial := dialer(t)
+	for range 10 {
+		g := group(t, 2)
+		var clients []*Stream
+		for range 8 {
+			c, err := dial(g.Addr())
+			require.NoError(t, err)
+			clients = append(clients, c)
+		}
+		require.NoError(t, g.Close())
+		for _, c := range clients {
+			_, err := c.Read(make([]byte, 1))
+			is(t, err, "read", syscall.ECONNRESET, false)
+			require.NoError(t, c.Close())
+		}
+		require.NoError(t, g.Shutdown(testContext(t)))
+	}
+}
+
+// mutedConn is a socket that stops sending.
+type mutedConn struct {
+	PacketConn
+	muted atomic.Bool
+}
+
+func (c *mutedConn) WriteTo(p []byte, to net.Addr) (int, error) {
+	if c.muted.Load() {
+		return len(p), nil
+	}
+	return c.PacketConn.WriteTo(p, to)
+}
+
+// Goal: a peer that has lost its state ends the connections of every worker. All that it sends comes to one
+// worker's socket, and a stateless reset does not say whose it is.
+func TestGroup_StatelessReset(t *testing.T) {
+	needUDP(t)
+	g := group(t, 2)
+	cfg := serverConfig()
+	cfg.StatelessResetKey = [32]byte{1, 2, 3}
+	peer := func(addr string) (*Endpoint, *mutedConn) {
+		pc, err := net.ListenPacket("udp4", addr)
+		require.NoError(t, err)
+		muted := &mutedConn{PacketConn: pc}
+		e, err := NewEndpoint(muted, cfg)
+		require.NoError(t, err)
+		t.Cleanup(func() { assert.NoError(t, e.Close()) })
+		_, err = e.Listen()
+		require.NoError(t, err)
+		return e, muted
+	}
+	before, conn := peer("127.0.0.1:0")
+	var streams []*Stream
+	for range 4 {
+		s, err := g.Dial(testContext(t), before.Addr().String())
+		require.NoError(t, err)
+		require.NoError(t, s.SetReadDeadline(time.Now().Add(patience)))
+		streams = append(streams, s)
+	}
+	for _, s := range streams { // else it sends what no reset answers
+		await(t, "confirmation", func() (ok bool) {
+			s.endpoint.do(func(mono.Time) { ok = s.conn != nil && s.conn.Confirmed() })
+			return ok
+		})
+	}
+	conn.muted.Store(true)
+	require.NoError(t, before.Close())
+	_, _ = peer(before.Addr().String())
+	for _, s := range streams {
+		_, _ = s.Write([]byte("are you there?")) // what it had to send before may have brought the reset
+		_, err := s.Read(make([]byte, 1))
+		is(t, err, "read", syscall.ECONNRESET, false)
+	}
+	await(t, "all tokens are forgotten", func() bool {
+		g.resets.mu.RLock()
+		defer g.resets.mu.RUnlock()
+		return len(g.resets.owner) == 0
+	})
+}
+
+// Goal: a runtime that closes while a group begins ends the group, whether its endpoints have opened or not.
+func TestGroup_RuntimeClosesAtOnce(t *testing.T) {
+	for i := range 30 {
+		rt, err := veloq.New(veloq.Config{Workers: 2})
+		if err != nil {
+			t.Skip("no workers here: ", err)
+		}
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			for range i * 50 {
+				runtime.Gosched()
+			}
+			assert.NoError(t, rt.Close())
+		}()
+		g, err := ListenOn(rt, "udp4", "127.0.0.1:0", serverConfig())
+		if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.ENOTSUP) {
+			t.Skip("no datagrams on workers here: ", err)
+		}
+		if err == nil {
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				_, err := g.Accept()
+				is2(t, err, "accept", net.ErrClosed)
+				_, err = g.Dial(context.Background(), "127.0.0.1:1")
+				is2(t, err, "dial", net.ErrClosed)
+			}()
+			select {
+			case <-ended:
+			case <-time.After(patience):
+				t.Fatal("Accept or Dial waits forever")
+			}
+		}
+		<-closed
+	}
 }
 
 func TestGroup_Refusals(t *testing.T) {

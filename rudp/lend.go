@@ -152,17 +152,18 @@ func (s *Stream) lend(l *lent) (int, error) {
 		return s.Write(l.data)
 	}
 	if err := s.handOver(l); err != nil {
-		l.giveBack()
 		return 0, err
 	}
 	return n, nil
 }
 
+// handOver gives the loan to the actor, or back.
 func (s *Stream) handOver(l *lent) error {
 	s.writeTurn.Lock()
 	defer s.writeTurn.Unlock()
 	for {
 		if err := s.writable(); err != nil {
+			l.giveBack()
 			return err
 		}
 		if s.out.room() > 0 {
@@ -173,10 +174,14 @@ func (s *Stream) handOver(l *lent) error {
 	l.before = s.out.total
 	s.out.hold(len(l.data))
 	s.lents.push(l)
+	closed := s.isClosed() // else the actor, which looks for that first, sends it before the end
 	s.signal()
 	if s.writeEnd.Load() != nil { // the actor may have looked for the last time
 		late := s.lents.take()
 		late.giveBack()
+	}
+	if closed {
+		return s.failed("write", net.ErrClosed) // the actor gives it back
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -286,6 +287,49 @@ func TestStream_WriteOwnedRacesWithTheEnd(t *testing.T) {
 			require.NoError(t, w.server.Close())
 			require.Zero(t, l.open())
 		}
+	}
+}
+
+// Goal: a write that succeeds while the stream is closed is delivered before the peer's end of stream; one that
+// is too late says so. The copy of so many bytes takes longer than the actor needs for a Close.
+func TestStream_WriteRacesWithClose(t *testing.T) {
+	data := someBytes(900_000)
+	for name, write := range map[string]func(s *Stream) (int, error){
+		"Write":      func(s *Stream) (int, error) { return s.Write(data) },
+		"WriteOwned": func(s *Stream) (int, error) { return s.WriteOwned(data[:lendMin], nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			virtual(t, clientConfig(), serverConfig(), func(t *testing.T, w *world) {
+				for i := range 100 {
+					c, s := w.connect(t)
+					written := make(chan int, 1)
+					begin := make(chan struct{})
+					go func() {
+						<-begin
+						n := 0
+						for {
+							m, err := write(c)
+							if n += m; err != nil {
+								written <- n
+								return
+							}
+						}
+					}()
+					go func() {
+						<-begin
+						for range i * 100 {
+							runtime.Gosched()
+						}
+						assert.NoError(t, c.Close())
+					}()
+					close(begin)
+					got, err := reads(s)
+					assert.Equal(t, io.EOF, err)
+					assert.GreaterOrEqual(t, got, <-written)
+					require.NoError(t, s.Close())
+				}
+			})
+		})
 	}
 }
 

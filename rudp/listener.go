@@ -15,6 +15,7 @@ type Listener struct {
 	owns     bool // the endpoint ends with its last connection
 	closed   chan struct{}
 	once     sync.Once
+	err      error // what became of the socket; set before closed is
 }
 
 var _ net.Listener = (*Listener)(nil)
@@ -40,6 +41,9 @@ func (l *Listener) AcceptStream() (*Stream, error) {
 			l.endpoint.feed()
 			return s, nil
 		case <-l.closed:
+			if l.err != nil {
+				err = l.err
+			}
 		case <-l.endpoint.done:
 			if l.endpoint.failure != nil {
 				err = l.endpoint.failure
@@ -68,6 +72,14 @@ func (l *Listener) Close() error {
 		e.idleClose = e.idleClose || l.owns
 	})
 	return nil
+}
+
+// failed ends the listener for what became of its socket.
+func (l *Listener) failed(err error) {
+	l.once.Do(func() {
+		l.err = err
+		close(l.closed)
+	})
 }
 
 func (l *Listener) end() { l.once.Do(func() { close(l.closed) }) }

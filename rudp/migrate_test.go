@@ -67,6 +67,26 @@ func TestMigrate_AtOnceAfterDial(t *testing.T) {
 	}
 }
 
+// A peer that closes while a migration is under way ends that too, and no end of stream is an error of Migrate.
+func TestMigrate_PeerCloses(t *testing.T) {
+	virtual(t, clientConfig(), serverConfig(), func(t *testing.T, w *world) {
+		c, s := w.connect(t)
+		k, err := newSocket(w.net.socket("10.0.0.3:1001"))
+		require.NoError(t, err)
+		m := &migration{socket: k, result: make(chan error, 1)}
+		require.NoError(t, c.CloseWrite())
+		time.Sleep(time.Second) // confirmed, and nothing is under way
+		w.client.post(func(now mono.Time) {
+			w.net.mu.Lock()
+			delete(w.net.sockets, k.local) // what is sent there is lost
+			w.net.mu.Unlock()
+			c.migrate(m, true, now)
+		})
+		require.NoError(t, s.Close())
+		assert.ErrorIs(t, <-m.result, net.ErrClosed)
+	})
+}
+
 func TestMigrate_Refusals(t *testing.T) {
 	c, s, _ := pair(t, clientConfig(), serverConfig())
 	is(t, s.Migrate(testContext(t), netip.AddrPort{}), "migrate", ErrNotMigratable, false)

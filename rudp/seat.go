@@ -23,6 +23,7 @@ type seat struct {
 	held   core.Batch // what the socket's queue had no room for, in buf
 	buf    []byte
 	gone   bool
+	worker uint16
 }
 
 // heldPause is how long a batch waits at most for room in the socket's queue before it is tried
@@ -35,20 +36,34 @@ func newSeat(g *Group, c *veloq.Context, d *veloq.Datagram) (*seat, error) {
 	_, _ = d.SetReadBuffer(socketRoom), d.SetWriteBuffer(socketRoom)
 	_, _ = d.SetGRO(true)
 	k := &socket{local: local, unusedAt: mono.Never, ecn: d.SetReceiveECN(true) == nil}
-	e, err := prepareEndpoint(&g.cfg, k, c.Worker())
+	e, err := prepareEndpoint(&g.cfg, k, c.Worker(), &g.resets)
 	if err != nil {
 		return nil, err
 	}
-	s := &seat{g: g, e: e, d: d}
+	s := &seat{g: g, e: e, d: d, worker: uint16(c.Worker())}
 	e.seat, e.accepts, e.sockets = s, g.accepts, []*socket{k}
-	if err := e.core.Listen(true); err != nil {
+	if err := s.begin(c); err != nil {
+		if e.log != nil {
+			go e.log.close()
+		}
 		return nil, err
 	}
-	e.listener = &Listener{endpoint: e, closed: make(chan struct{})}
+	return s, nil
+}
+
+func (s *seat) begin(c *veloq.Context) (err error) {
+	if err := s.e.core.Listen(true); err != nil {
+		return err
+	}
+	s.e.listener = &Listener{endpoint: s.e, closed: make(chan struct{})}
 	if s.timer, err = c.AfterFunc(time.Hour, func(*veloq.Context) { s.turn() }); err != nil {
-		return nil, err
+		return err
 	}
-	return s, veloq.Go(c, s.listen)
+	if err := veloq.Go(c, s.listen); err != nil {
+		s.timer.Stop()
+		return err
+	}
+	return nil
 }
 
 // listen is the task that runs a turn when goroutines ask for one.
@@ -191,6 +206,7 @@ func (s *seat) leave() {
 	s.timer.Stop()
 	_ = s.d.Close()
 	s.notify.Notify()
+	s.g.resets.leave(s.worker)
 	go func() {
 		if s.e.log != nil {
 			s.e.log.close()

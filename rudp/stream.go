@@ -157,7 +157,8 @@ func (s *Stream) awaitBytes(wait bool) error {
 // Write queues all of p to be sent. It waits while SendBuffer bytes are unacknowledged, so fewer
 // than len(p) come back only with an error: net.ErrClosed after Close; EPIPE after CloseWrite, or
 // once the peer reads no more or is gone; os.ErrDeadlineExceeded after the write deadline, which
-// may be set anew. That it succeeds does not say that the peer has the bytes; see Drain. Blocks.
+// may be set anew. That it succeeds does not say that the peer has the bytes; see Drain. But what a Write has
+// taken before Close was called, or reports as taken while it is, comes before the peer's io.EOF. Blocks.
 func (s *Stream) Write(p []byte) (n int, err error) {
 	s.writeTurn.Lock()
 	defer s.writeTurn.Unlock()
@@ -166,6 +167,9 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 			return n, err
 		}
 		if m := s.out.write(p[n:]); m > 0 {
+			if s.isClosed() {
+				continue // the actor may have looked for the last time before they were there
+			}
 			n += m
 			s.signal()
 		}
@@ -338,7 +342,8 @@ func (s *Stream) drained() error {
 // there: data goes on along the old path until then (RFC 9000, section 9). local may be the zero
 // value or have port 0: the system chooses. Only the side that dialed may migrate, and not from a
 // Group's address: ErrNotMigratable. Other errors: ErrPathFailed, those of opening a socket, ErrReplaced,
-// net.ErrClosed, and ctx's, after which the connection may still move. Blocks.
+// net.ErrClosed or Read's once the connection is over, and ctx's, after which the connection may still
+// move. Blocks.
 func (s *Stream) Migrate(ctx context.Context, local netip.AddrPort) error {
 	if err := s.migrateTo(ctx, local); err != nil {
 		return s.failed("migrate", contextError(err))
@@ -382,9 +387,6 @@ func (s *Stream) migrateTo(ctx context.Context, local netip.AddrPort) error {
 	select {
 	case err := <-m.result:
 		return err
-	case <-e.done:
-		_ = m.socket.pc.Close() // the actor may have ended before it was told of it
-		return net.ErrClosed
 	case <-ctx.Done():
 		e.post(func(mono.Time) { s.leave(m, ctx.Err()) })
 		return ctx.Err()

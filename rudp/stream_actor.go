@@ -290,7 +290,11 @@ func (s *Stream) end(now mono.Time) {
 		s.endReading(net.ErrClosed)
 	}
 	if s.migration != nil {
-		s.leave(s.migration, s.readEnd.Load().err)
+		err := s.readEnd.Load().err
+		if err == io.EOF { // the end of what the peer sends is no reason; that of the connection is
+			err = net.ErrClosed
+		}
+		s.leave(s.migration, err)
 	}
 	var e *core.CloseError
 	s.delivered.Store(s.override == nil && s.given && !s.conn.Stopped() &&

@@ -145,7 +145,7 @@ func (c *Conn) assignCID(p *pathState) bool {
 			r.used = true
 			p.cid = *r
 			if r.hasToken {
-				c.ep.tokens[r.token] = c
+				c.awaitReset(r.token)
 			}
 			return true
 		}
@@ -165,9 +165,20 @@ func (c *Conn) retirePathCID(p *pathState) {
 	}
 }
 
+// awaitReset has a stateless reset with the token end the connection.
+func (c *Conn) awaitReset(token [16]byte) {
+	c.ep.tokens[token] = c
+	if shared := c.cfg.Resets; shared != nil {
+		shared.Await(token, c.cfg.Worker)
+	}
+}
+
 func (c *Conn) forgetToken(r *remoteCID) {
 	if r.hasToken && c.ep.tokens[r.token] == c {
 		delete(c.ep.tokens, r.token)
+		if shared := c.cfg.Resets; shared != nil {
+			shared.Forget(r.token, c.cfg.Worker)
+		}
 	}
 }
 

@@ -49,6 +49,7 @@ type Config struct {
 	RequireRetry     bool   // ask every client for a token, not only under load
 	Congestion       string // "bbr" or "cubic"
 	Worker           uint16 // is in each connection ID
+	Resets           Resets // nil: the endpoint shares its address with no other
 	ECN              bool   // datagrams are marked ECT(0); only if the socket can set and tell marks
 
 	StatelessResetKey [32]byte // zero: drawn from Rand
@@ -66,6 +67,15 @@ type Config struct {
 	KeyUpdateAfter uint64
 
 	fault Fault
+}
+
+// Resets is what the endpoints on one address tell each other of stateless resets, whose connection IDs are
+// noise. It is called by all of their drivers.
+type Resets interface {
+	// Await says that the token ends a connection of the worker's; Forget that it no longer does.
+	Await(token [16]byte, worker uint16)
+	Forget(token [16]byte, worker uint16)
+	Owner(token [16]byte) (worker uint16, ok bool)
 }
 
 // sendSpan returns how many bytes a connection keeps at most with such a send buffer.

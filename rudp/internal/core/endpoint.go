@@ -163,7 +163,8 @@ func (e *Endpoint) Accept() *Conn {
 
 // Route returns the number of the worker whose endpoint a datagram belongs to, as far as its connection
 // ID tells: worker is this endpoint's for connections that it knows and for IDs that are not like ours.
-// An ID that a client chose for its first packets may look like one of ours: any worker takes those.
+// An ID that a client chose for its first packets may look like one of ours: any worker takes those. A
+// stateless reset goes to who awaits it.
 func (e *Endpoint) Route(datagram []byte) (worker uint16) {
 	own := e.cfg.Worker
 	h, err := wire.ParseHeader(datagram, CIDLen)
@@ -172,6 +173,11 @@ func (e *Endpoint) Route(datagram []byte) (worker uint16) {
 	}
 	if _, known := e.conns[h.DCID]; known {
 		return own
+	}
+	if n := len(datagram); h.Type == wire.Short && n >= resetMin && e.cfg.Resets != nil {
+		if worker, ok := e.cfg.Resets.Owner([16]byte(datagram[n-16:])); ok {
+			return worker
+		}
 	}
 	return binary.BigEndian.Uint16(h.DCID.Bytes())
 }

@@ -141,7 +141,7 @@ func (c *Conn) onPeerParams(data []byte) error {
 		if p.HasResetToken {
 			c.remote[0].token, c.remote[0].hasToken = p.ResetToken, true
 			c.path.cid = c.remote[0]
-			c.ep.tokens[p.ResetToken] = c
+			c.awaitReset(p.ResetToken)
 		}
 	}
 	if p.MaxIdleTimeout > 0 && (c.idle == 0 || p.MaxIdleTimeout < c.idle) {
