@@ -11,7 +11,8 @@ const (
 	opNone opKind = iota
 	opWake
 	opTimer
-	opCancel // the answer to a cancel request; the cancelled op's own completion counts
+	opTimerMoved // the answer to an update of opTimer, whose own completion counts
+	opCancel     // the answer to a cancel request, under the slot's token; the op's own completion counts
 	opAccept
 	opConnect
 	opRecv
@@ -204,7 +205,7 @@ func (w *worker) dispatch() {
 			if c, ok := w.slots.find(cqe.UserData).(canceller); ok && cqe.Res == -core.ErrnoNOENT {
 				c.cancelMissed()
 			}
-		case opClose:
+		case opTimerMoved, opClose:
 		case opPacket:
 			w.packetSends[uint32(cqe.UserData)].res = cqe.Res
 		default:

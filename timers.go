@@ -83,7 +83,7 @@ func (ts *timers) arm() {
 		sqe.Len = 1
 	} else {
 		// If it has just expired the update fails, and the expiry's completion re-arms.
-		sqe := ts.w.stage(core.OpTimeoutUpdate, opCancel, 0)
+		sqe := ts.w.stage(core.OpTimeoutUpdate, opTimerMoved, 0)
 		sqe.FD = -1
 		sqe.Addr = opTimer.token(0)
 		sqe.Off = spec

@@ -441,7 +441,7 @@ func TestDatagram_Chaos(t *testing.T) {
 	if hasUnixSockets(t) {
 		dir = filepath.Dir(socketPath(t))
 	}
-	for _, seed := range chaosSeeds(t, sized(2000, 25, 8)) {
+	for _, seed := range seeds(t, sized(2000, 25, 8)) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			noLeak(t)
 			dc := &datagramChaos{serverChaos: serverChaos{seed: seed, dir: dir}}

@@ -480,7 +480,7 @@ func TestNetdoorChaos(t *testing.T) {
 			t.Run(network+"/"+mode.String(), func(t *testing.T) {
 				needNetwork(t, network)
 				end := time.Now().Add(time.Duration(sized(60_000, 250, 250)) * time.Millisecond)
-				for seed, once := chaosSeed(t); ; seed++ {
+				for seed, once := firstSeed(t); ; seed++ {
 					chaosOnce(t, network, mode, seed)
 					if once || time.Now().After(end) {
 						return
@@ -489,17 +489,6 @@ func TestNetdoorChaos(t *testing.T) {
 			})
 		}
 	}
-}
-
-// chaosSeed is VELOQ_SEED, for one run, or by chance.
-func chaosSeed(t *testing.T) (seed uint64, once bool) {
-	t.Helper()
-	if text := os.Getenv("VELOQ_SEED"); text != "" {
-		seed, err := strconv.ParseUint(text, 10, 64)
-		require.NoError(t, err)
-		return seed, true
-	}
-	return rand.Uint64N(1 << 40), false
 }
 
 func chaosOnce(t *testing.T, network string, mode veloq.StageMode, seed uint64) {

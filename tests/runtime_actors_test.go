@@ -15,13 +15,13 @@ import (
 )
 
 type actor struct {
-	x       *chaos
+	x       *runtimeChaos
 	r       *rand.Rand
 	id, seq uint32
 	order   inOrder
 }
 
-func (x *chaos) actor() *actor {
+func (x *runtimeChaos) actor() *actor {
 	id := x.ids.Add(1)
 	return &actor{x: x, r: rand.New(rand.NewPCG(x.seed, uint64(id))), id: id, order: inOrder{}}
 }
@@ -92,7 +92,7 @@ func (a *actor) spawn(s veloq.Spawner, depth int) *veloq.JoinHandle[uint32] {
 }
 
 // result checks what came of a task that spawn started.
-func (x *chaos) result(h *veloq.JoinHandle[uint32], v uint32, err error) {
+func (x *runtimeChaos) result(h *veloq.JoinHandle[uint32], v uint32, err error) {
 	if want, ok := x.results.Load(h); ok && err == nil && v != want {
 		x.t.Errorf("seed %d: the result of task %d is %d", x.seed, want, v)
 	}

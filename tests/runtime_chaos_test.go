@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -57,8 +56,8 @@ type parcel struct {
 	want byte
 }
 
-// chaos is one run.
-type chaos struct {
+// runtimeChaos is one run.
+type runtimeChaos struct {
 	t        *testing.T
 	seed     uint64
 	rt       *veloq.Runtime
@@ -106,9 +105,10 @@ func TestRuntime_Chaos(t *testing.T) {
 	if d, err := time.ParseDuration(os.Getenv("VELOQ_CHAOS")); err == nil {
 		lasts = d
 	}
-	seed, n := rand.Uint64(), 0
-	if s, err := strconv.ParseUint(os.Getenv("VELOQ_SEED"), 10, 64); err == nil {
-		seed, lasts = s, 0
+	n := 0
+	seed, alone := firstSeed(t)
+	if alone {
+		lasts = 0
 	}
 	for until := time.Now().Add(lasts); n == 0 || time.Now().Before(until) && !t.Failed(); n++ {
 		runChaos(t, seed+uint64(n))
@@ -123,7 +123,7 @@ func runChaos(t *testing.T, seed uint64) {
 		}
 	}()
 	r := rand.New(rand.NewPCG(seed, 0))
-	x := &chaos{t: t, seed: seed, closes: r.IntN(3) == 0}
+	x := &runtimeChaos{t: t, seed: seed, closes: r.IntN(3) == 0}
 	config := veloq.Config{Workers: 2 + r.IntN(3), BlockingMax: 1 + r.IntN(3), BlockingQueue: 4, OnPanic: x.panicked}
 	if r.IntN(2) == 0 {
 		config.SubmissionEntries, config.CompletionEntries = 8, 16
@@ -192,7 +192,7 @@ func runChaos(t *testing.T, seed uint64) {
 	require.True(t, x.lock.TryLock(), "left locked")
 }
 
-func (x *chaos) setUp(r *rand.Rand) {
+func (x *runtimeChaos) setUp(r *rand.Rand) {
 	var err [8]error
 	x.mesh, err[0] = veloq.NewMesh[mark](x.rt, veloq.MeshConfig{Capacity: 1 << r.IntN(5)})
 	x.deaf, err[1] = veloq.NewMesh[mark](x.rt, veloq.MeshConfig{Capacity: 1})
@@ -210,7 +210,7 @@ func (x *chaos) setUp(r *rand.Rand) {
 }
 
 // await waits until no more than n tasks are left, in two looks: one may be handed from worker to worker.
-func (x *chaos) await(n int) {
+func (x *runtimeChaos) await(n int) {
 	looks := 0
 	eventually(x.t, "all tasks end", func() (bool, any) {
 		stats, load := x.rt.Stats(), 0
@@ -225,7 +225,7 @@ func (x *chaos) await(n int) {
 }
 
 // balance is what must hold once all has ended by itself.
-func (x *chaos) balance() {
+func (x *runtimeChaos) balance() {
 	t := x.t
 	require.NoError(t, x.mesh.Drain(soon(t)))
 	require.Empty(t, x.pipes.open)
@@ -245,7 +245,7 @@ func (x *chaos) balance() {
 }
 
 // late makes calls to a runtime that has ended.
-func (x *chaos) late() {
+func (x *runtimeChaos) late() {
 	t := x.t
 	_, err, ok := veloq.Spawn(x.rt, func(*veloq.Context) (int, error) { return 0, nil }).TryResult()
 	require.True(t, ok)
@@ -258,7 +258,7 @@ func (x *chaos) late() {
 	require.ErrorIs(t, err, veloq.ErrClosed)
 }
 
-func (x *chaos) panicked(pe *veloq.PanicError) {
+func (x *runtimeChaos) panicked(pe *veloq.PanicError) {
 	switch pe.Value.(type) {
 	case chaosDetached:
 		x.detached.Add(-1)
@@ -269,7 +269,7 @@ func (x *chaos) panicked(pe *veloq.PanicError) {
 }
 
 // explain fails the run for an error that nobody can have meant.
-func (x *chaos) explain(what string, err error) {
+func (x *runtimeChaos) explain(what string, err error) {
 	var pe *veloq.PanicError
 	if errors.As(err, &pe) {
 		if _, ok := pe.Value.(chaosPanic); ok {
@@ -292,14 +292,14 @@ func (x *chaos) explain(what string, err error) {
 
 // ---- those who take what the actors send
 
-func (x *chaos) check(order inOrder, m mark) {
+func (x *runtimeChaos) check(order inOrder, m mark) {
 	if last, ok := order[m.of]; ok && last >= m.seq {
 		x.t.Errorf("seed %d: %v after %d", x.seed, m, last)
 	}
 	order[m.of] = m.seq
 }
 
-func (x *chaos) drainPipe() {
+func (x *runtimeChaos) drainPipe() {
 	order := inOrder{}
 	for {
 		m, err := x.pipe.Recv(context.Background())
@@ -311,7 +311,7 @@ func (x *chaos) drainPipe() {
 	}
 }
 
-func (x *chaos) drainParcels() {
+func (x *runtimeChaos) drainParcels() {
 	for {
 		p, err := x.parcels.Recv(context.Background())
 		if err != nil {
@@ -321,7 +321,7 @@ func (x *chaos) drainParcels() {
 	}
 }
 
-func (x *chaos) open(p parcel) {
+func (x *runtimeChaos) open(p parcel) {
 	b := p.buf.Bytes()
 	if n := bytes.Count(b, []byte{p.want}); n != len(b) || b == nil && !x.closes {
 		x.t.Errorf("seed %d: %d of %d bytes of a buffer are its own", x.seed, n, len(b))
@@ -329,13 +329,13 @@ func (x *chaos) open(p parcel) {
 	p.buf.Release()
 }
 
-func (x *chaos) got(c *veloq.Context, m mark) {
+func (x *runtimeChaos) got(c *veloq.Context, m mark) {
 	x.check(*x.order.Local(c), m)
 	x.meshes.add(m, -1)
 }
 
 // receive takes the mesh's messages for a worker.
-func (x *chaos) receive(c *veloq.Context, all bool) error {
+func (x *runtimeChaos) receive(c *veloq.Context, all bool) error {
 	vs := make([]mark, 3)
 	for {
 		n, _, err := x.mesh.RecvBatch(c, vs)

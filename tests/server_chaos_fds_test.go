@@ -88,7 +88,7 @@ func TestServer_ChaosWithoutDescriptors(t *testing.T) {
 		t.Skip("no limit on descriptors that a process could lower")
 	}
 	c := startChild(t, "server-chaos")
-	for _, seed := range chaosSeeds(t, sized(500, 8, 3)) {
+	for _, seed := range seeds(t, sized(500, 8, 3)) {
 		var answer string
 		_, err := fmt.Fprintln(c.in, seed)
 		require.NoError(t, err)

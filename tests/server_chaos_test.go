@@ -421,21 +421,6 @@ func (sc *serverChaos) left(before held) {
 	}
 }
 
-// chaosSeeds are the seeds of a test: VELOQ_SEED's, or count from a random one on.
-func chaosSeeds(t *testing.T, count int) []uint64 {
-	t.Helper()
-	if text := os.Getenv("VELOQ_SEED"); text != "" {
-		seed, err := strconv.ParseUint(text, 10, 64)
-		require.NoError(t, err)
-		return []uint64{seed}
-	}
-	seeds := make([]uint64, count)
-	for i := range seeds {
-		seeds[i] = rand.Uint64() >> 16
-	}
-	return seeds
-}
-
 // Goal: servers, listeners and dials that meet one another's ends at any moment all end, leave nothing,
 // keep their bounds and bytes, and those that go on still accept.
 func TestServer_Chaos(t *testing.T) {
@@ -449,7 +434,7 @@ func TestServer_Chaos(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = l.Close() })
 	dead := dial(t, l.Addr()).LocalAddr().String() // a port that is taken, and no listener's
-	for _, seed := range chaosSeeds(t, sized(2000, 25, 8)) {
+	for _, seed := range seeds(t, sized(2000, 25, 8)) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			noLeak(t)
 			sc := &serverChaos{seed: seed, dead: dead, full: full, dir: dir}

@@ -17,7 +17,7 @@ import (
 
 // session is a stream that a scope of tasks uses.
 type session struct {
-	k   *chaos
+	k   *streamChaos
 	r   *rand.Rand
 	s   *veloq.Stream
 	in  *flow
@@ -27,7 +27,7 @@ type session struct {
 }
 
 // serve uses a stream until something ends that, at the latest what end does.
-func (k *chaos) serve(c *veloq.Context, s *veloq.Stream) error {
+func (k *streamChaos) serve(c *veloq.Context, s *veloq.Stream) error {
 	r := k.rand()
 	u := &session{k: k, r: r, s: s, in: &flow{}, out: newFlow(byte(r.Uint32()))}
 	if r.IntN(2) == 0 {

@@ -12,7 +12,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,16 +26,11 @@ import (
 // TestStream_Chaos runs a few seeds; VELOQ_SEED=n runs that one alone, VELOQ_LONG=1 many.
 func TestStream_Chaos(t *testing.T) {
 	needDriver(t)
-	first, rounds := rand.Uint64()>>1, sized(400, 8, 4)
-	if own, err := strconv.ParseUint(os.Getenv("VELOQ_SEED"), 10, 64); err == nil {
-		first, rounds = own, 1
-	}
 	file := fileOf(t, patternBlock())
-	for i := range rounds {
-		seed := first + uint64(i)
+	for _, seed := range seeds(t, sized(400, 8, 4)) {
 		ok := t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			noLeak(t)
-			k := &chaos{t: t, seed: seed, file: file}
+			k := &streamChaos{t: t, seed: seed, file: file}
 			k.run()
 		})
 		if !ok {
@@ -45,8 +39,8 @@ func TestStream_Chaos(t *testing.T) {
 	}
 }
 
-// chaos is one round: a runtime, its servers, and the plain other ends of their connections.
-type chaos struct {
+// streamChaos is one round: a runtime, its servers, and the plain other ends of their connections.
+type streamChaos struct {
 	t    *testing.T
 	rt   *veloq.Runtime
 	seed uint64
@@ -62,7 +56,7 @@ type chaos struct {
 }
 
 // rand returns a generator of its own for each that asks.
-func (k *chaos) rand() *rand.Rand { return rand.New(rand.NewPCG(k.seed, k.made.Add(1))) }
+func (k *streamChaos) rand() *rand.Rand { return rand.New(rand.NewPCG(k.seed, k.made.Add(1))) }
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
 
@@ -88,7 +82,7 @@ func chaosConfig(r *rand.Rand) veloq.Config {
 }
 
 // report keeps the first thing that was wrong.
-func (k *chaos) report(where string, err error) error {
+func (k *streamChaos) report(where string, err error) error {
 	if err != nil {
 		err = fmt.Errorf("%s: %w", where, err)
 		k.mu.Lock()
@@ -100,7 +94,7 @@ func (k *chaos) report(where string, err error) error {
 	return err
 }
 
-func (k *chaos) run() {
+func (k *streamChaos) run() {
 	t, r := k.t, k.rand()
 	config := chaosConfig(r)
 	k.rt = newRuntime(t, config)
@@ -154,7 +148,7 @@ func (k *chaos) run() {
 }
 
 // end lets things go on for a while and begins the end. It reports whether it ended the runtime.
-func (k *chaos) end(r *rand.Rand, servers []*veloq.Server) bool {
+func (k *streamChaos) end(r *rand.Rand, servers []*veloq.Server) bool {
 	time.Sleep(moment(r, 60*time.Millisecond)) // any moment will do
 	ctx, cancel := context.WithTimeout(context.Background(), moment(r, 30*time.Millisecond))
 	defer cancel()
@@ -191,7 +185,7 @@ func addressOf(t *testing.T, network string) string {
 	return "127.0.0.1:0"
 }
 
-func (k *chaos) start(network, door string, r *rand.Rand) *veloq.Server {
+func (k *streamChaos) start(network, door string, r *rand.Rand) *veloq.Server {
 	lc := veloq.ListenConfig{Accept: pick(r, veloq.AcceptReusePort, veloq.AcceptSpread)}
 	if r.IntN(2) == 0 {
 		lc.WriteBuffer, lc.ReadBuffer = 4<<10, 4<<10
@@ -208,7 +202,7 @@ func (k *chaos) start(network, door string, r *rand.Rand) *veloq.Server {
 }
 
 // startDial has a task dial a plain listener, and use the connection.
-func (k *chaos) startDial(network string) *veloq.JoinHandle[struct{}] {
+func (k *streamChaos) startDial(network string) *veloq.JoinHandle[struct{}] {
 	l, err := net.Listen(network, addressOf(k.t, network))
 	require.NoError(k.t, err)
 	k.mu.Lock()
@@ -273,7 +267,7 @@ func (f *flow) check(got []byte) error {
 }
 
 // addPeer has the plain other end of a stream do as it likes.
-func (k *chaos) addPeer(conn net.Conn) {
+func (k *streamChaos) addPeer(conn net.Conn) {
 	k.mu.Lock()
 	over := k.over
 	k.peers = append(k.peers, conn)
@@ -291,7 +285,7 @@ func (k *chaos) addPeer(conn net.Conn) {
 	k.others.Go(func() { k.writePeer(conn, w) })
 }
 
-func (k *chaos) closePeers() {
+func (k *streamChaos) closePeers() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.over = true
@@ -300,7 +294,7 @@ func (k *chaos) closePeers() {
 	}
 }
 
-func (k *chaos) readPeer(conn net.Conn, r *rand.Rand) {
+func (k *streamChaos) readPeer(conn net.Conn, r *rand.Rand) {
 	var in flow
 	buf := make([]byte, size(r, 70<<10))
 	left, slow := pick(r, 0, 0, size(r, 1<<20), 1<<30, 1<<30, 1<<30), r.IntN(3) == 0
@@ -317,7 +311,7 @@ func (k *chaos) readPeer(conn net.Conn, r *rand.Rand) {
 	leavePeer(conn, r)
 }
 
-func (k *chaos) writePeer(conn net.Conn, r *rand.Rand) {
+func (k *streamChaos) writePeer(conn net.Conn, r *rand.Rand) {
 	out := newFlow(byte(r.Uint32()))
 	_, err := conn.Write([]byte{out.id})
 	slow := r.IntN(3) == 0
@@ -349,7 +343,7 @@ func leavePeer(conn net.Conn, r *rand.Rand) {
 }
 
 // chaosHandler echoes, floods or drops.
-type chaosHandler struct{ k *chaos }
+type chaosHandler struct{ k *streamChaos }
 
 type chaosConn struct {
 	r     *rand.Rand
@@ -483,7 +477,7 @@ func (h *chaosHandler) OnClose(_ *veloq.Context, s *veloq.Stream, _ error) {
 }
 
 // hold releases a lease later, from another thread.
-func (k *chaos) hold(l veloq.Lease, d time.Duration) {
+func (k *streamChaos) hold(l veloq.Lease, d time.Duration) {
 	k.others.Go(func() {
 		time.Sleep(d)
 		l.Release()
