@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/veloq/veloq/internal/core"
+	"github.com/veloq/veloq/internal/gid"
 )
 
 // Driver names a driver implementation.
@@ -376,7 +377,8 @@ func (rt *Runtime) Workers() int { return len(rt.workers) }
 // and are unwound by runtime.Goexit if they wait again after a second), and waits until it is
 // over. Calls in the blocking pool have their ctx cancelled, and a second too: one that goes on keeps its
 // goroutine. A second Close waits too. From a task it begins the end and returns ErrNotTask, since a task
-// can't wait for its own. Any goroutine. Blocks.
+// can't wait for its own; where tasks can't be told apart (docs/ownership.md) it would wait for ever.
+// Any goroutine. Blocks.
 func (rt *Runtime) Close() error {
 	rt.closing.Store(true)
 	rt.closeListeners()
@@ -386,7 +388,7 @@ func (rt *Runtime) Close() error {
 		w.post(&note{do: (*worker).stop})
 	}
 	for _, w := range rt.workers {
-		if w.here() && !w.ended.Load() {
+		if gid.Supported && w.here() && !w.ended.Load() {
 			go rt.awaitEnd() // perhaps nobody else closes it
 			return ErrNotTask
 		}
