@@ -420,7 +420,7 @@ var patternBlock = sync.OnceValue(func() []byte {
 })
 
 func newPattern(seed int) *pattern {
-	return &pattern{block: patternBlock(), at: (seed * 7919) % patternPeriod}
+	return &pattern{block: patternBlock(), at: int(uint(seed) * 7919 % patternPeriod)}
 }
 
 // next returns the next n bytes, at most the period.

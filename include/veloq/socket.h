@@ -95,8 +95,8 @@ int vq_socket_listen(int fd, const vq_addr *addr, int32_t backlog, vq_addr *boun
 int vq_socket_bind(int fd, const vq_addr *addr);
 
 /*
- * getsockname(2), getpeername(2); on Linux the peer is known after a reset too. Return 0 or a negative
- * VQ_E*. Any thread.
+ * getsockname(2), getpeername(2); on Linux the peer is known after a reset too. Return 0 or a
+ * negative VQ_E*. Any thread.
  */
 int vq_socket_local(int fd, vq_addr *addr);
 int vq_socket_peer(int fd, vq_addr *addr);
