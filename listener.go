@@ -78,8 +78,9 @@ type ListenConfig struct {
 	// Balancer chooses the worker of each connection, of one listening socket: Accept is then
 	// AcceptSpread. The default, nil, leaves it to Accept. A panic in it crashes the program.
 	Balancer Balancer
-	// MaxConns bounds a server's open connections on each worker, or where one listening socket serves
-	// all of them their number on all together; 0 leaves that to RLIMIT_NOFILE. At the bound further ones wait in the kernel's accept queue.
+	// MaxConns bounds a server's open connections on each worker; where one listening socket serves all
+	// workers, those on all together, by MaxConns for each. 0 leaves that to RLIMIT_NOFILE. At the bound
+	// further ones wait in the kernel's accept queue.
 	MaxConns int
 
 	multipath multipath
