@@ -340,12 +340,15 @@ func chaosUDPReceive(r *rand.Rand, c *veloq.UDPConn) error {
 
 // Goal: batches, deadlines and Close at once keep datagrams whole, and Close ends every call.
 func TestNetdoorChaos_Datagrams(t *testing.T) {
+	local := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}
+	first, err := net.ListenUDP("udp4", local)
+	if err != nil {
+		t.Skip("package net opens no UDP socket here: ", err)
+	}
+	require.NoError(t, first.Close())
 	chaosTimes(t, func(t *testing.T, r *rand.Rand, seed uint64) {
-		local := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}
 		in, err := veloq.ListenUDP("udp4", local)
-		if err != nil {
-			t.Skip("package net opens no UDP socket here: ", err)
-		}
+		require.NoError(t, err)
 		out, err := veloq.DialUDP("udp4", nil, in.LocalAddr().(*net.UDPAddr))
 		require.NoError(t, err)
 		var wg sync.WaitGroup
