@@ -18,7 +18,7 @@ type receive struct {
 	err    error   // why no more will come; given after the unread bytes
 	reader *task   // parked in a read; its wait says where a Read wants its bytes
 	head   int32
-	bytes  int32 // in unread; at most ReadLimit and the kernel's receive buffer
+	bytes  int32 // in unread; at most ReadLimit and what came before a stop took effect
 	taken  int32 // of them, those that Next returned: the next call that reads drops them
 	lent   int32 // of them, those that Peek or Next returned: they stay where they are until then
 	listed bool  // in w.unread
@@ -426,8 +426,9 @@ func (r *receive) join(n int) []byte {
 	return joined
 }
 
-// PauseRead stops receiving: nothing more is delivered to the handler until ResumeRead. What already
-// arrived, at most Config.ReadLimit and the socket's receive buffer, is kept. Worker only.
+// PauseRead stops receiving: nothing more is delivered to the handler until ResumeRead. What arrives
+// before the stop reaches the driver is kept: Config.ReadLimit bytes, what the socket's receive buffer
+// holds, and at most the worker's free receive buffers. Worker only.
 func (s *Stream) PauseRead() error {
 	if err := s.check("read"); err != nil {
 		return err
