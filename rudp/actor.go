@@ -5,6 +5,7 @@ package rudp
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/veloq/veloq/rudp/internal/core"
@@ -252,14 +253,13 @@ func (e *Endpoint) socketAt(local netip.AddrPort) *socket {
 }
 
 // dropSocket closes a socket. err, if any, is why it can't be used any more: the connections on it
-// end.
+// end. Of one that was dropped before, that is but its reader's last word.
 func (e *Endpoint) dropSocket(now mono.Time, s *socket, err error) {
-	own := e.sockets[0] == s
-	for i, other := range e.sockets {
-		if other == s {
-			e.sockets = append(e.sockets[:i:i], e.sockets[i+1:]...)
-		}
+	i := slices.Index(e.sockets, s)
+	if i < 0 {
+		return
 	}
+	e.sockets = append(e.sockets[:i:i], e.sockets[i+1:]...)
 	_ = s.pc.Close()
 	if err == nil {
 		return
@@ -271,7 +271,7 @@ func (e *Endpoint) dropSocket(now mono.Time, s *socket, err error) {
 	}
 	if len(e.sockets) == 0 {
 		e.failure = errSocket{err}
-	} else if own && e.listener != nil {
+	} else if i == 0 && e.listener != nil {
 		e.listener.failed(errSocket{err}) // connections that have migrated go on
 		e.refuse(now)
 	}

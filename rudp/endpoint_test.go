@@ -357,6 +357,25 @@ func TestListener_OnlyItsSocketFails(t *testing.T) {
 	})
 }
 
+// Goal: the reader of a socket that a migration has left says that it was closed when nothing of it is
+// left, also where the endpoint has lost its own socket meanwhile.
+func TestEndpoint_LateWordOfADroppedSocket(t *testing.T) {
+	virtual(t, clientConfig(), serverConfig(), func(t *testing.T, w *world) {
+		w.connect(t)
+		left, err := newSocket(w.net.socket("10.0.0.1:1001"))
+		require.NoError(t, err)
+		e := w.client
+		require.True(t, e.do(func(now mono.Time) {
+			e.sockets = append(e.sockets, left)
+			e.dropSocket(now, left, nil)
+			e.dropSocket(now, e.sockets[0], syscall.ENETDOWN)
+			e.take(now, &packet{socket: left, err: net.ErrClosed})
+		}))
+		<-e.done
+		require.ErrorIs(t, e.failure, syscall.ENETDOWN)
+	})
+}
+
 // Goal: what the actor was asked for in its last turn is done, since it may have brought a socket.
 func TestEndpoint_LastTurnsCalls(t *testing.T) {
 	virtual(t, clientConfig(), serverConfig(), func(t *testing.T, w *world) {
