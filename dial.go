@@ -202,9 +202,9 @@ func (d *Dialer) connect(t *task, network string, local *net.TCPAddr, addr netip
 
 // meetsItself reports whether both ends of a connection that was just made are the same.
 func (s *Stream) meetsItself() bool {
+	local, ok := s.localAddr().(*net.TCPAddr)
 	remote := s.addrs.remote.(*net.TCPAddr)
-	local, err := core.LocalAddr(s.fd)
-	return err == nil && int(local.Port) == remote.Port && tcpAddr(&local).IP.Equal(remote.IP)
+	return ok && local.Port == remote.Port && local.IP.Equal(remote.IP)
 }
 
 func (d *Dialer) connectOnce(t *task, network string, local *net.TCPAddr, addr netip.AddrPort, until time.Time) (*Stream, error) {
